@@ -1,0 +1,250 @@
+"""`Config`: every choice of a run, validated, and the absl flags generated from it."""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+
+from avb_jax.contrast import CONTRASTS, COVARIANCES
+from avb_jax.data import BINARIZATIONS, NAMES
+from avb_jax.densities import LIKELIHOODS
+from avb_jax.objectives import CRITIC_LOSSES
+
+IMPLICIT_ENCODERS = ("noise-mlp", "noise-conv", "basis")
+EXPLICIT_ENCODERS = ("gaussian", "gaussian-full")
+ENCODERS = IMPLICIT_ENCODERS + EXPLICIT_ENCODERS
+DECODERS = ("mlp", "conv")
+CRITICS = ("residual", "inner-product", "unconditional")
+UPDATES = ("simultaneous", "alternating")
+SCHEDULES = ("constant", "cosine")
+
+
+def _option(default, help, *, choices=None, at_least=None, above=None, below=None, same_run=False):
+    """A field: `same_run` marks what may change when a run is resumed."""
+    limits = {"choices": choices, "at_least": at_least, "above": above, "below": below}
+    return dataclasses.field(
+        default=default, metadata={"help": help, "same_run": same_run, **limits}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every choice of a run. Fields are the command line's flags, described there (`--help`).
+
+    Raises:
+        ValueError: for a value or a combination of values that is not allowed.
+    """
+
+    dataset: str = _option(
+        "digits", f"data set: {', '.join(NAMES)}, or FILE.npz or FILE.npy of uint8 images"
+    )
+    data_dir: str | None = _option(
+        None, "directory of prepared TFDS data sets (unset: TFDS's own)", same_run=True
+    )
+    binarization: str = _option(
+        "dynamic",
+        "pixels to {0, 1}: drawn anew at each use, drawn once, cut at one half, or left in [0, 1]",
+        choices=BINARIZATIONS,
+    )
+    likelihood: str = _option(
+        "bernoulli", "p(x|z); gaussian and logistic need --binarization=none", choices=LIKELIHOODS
+    )
+    latent_dim: int = _option(8, "D, dimension of z", at_least=1)
+    noise_dim: int | None = _option(None, "N, dimension of ε (unset: D)", at_least=1)
+    encoder: str = _option("noise-mlp", "q(z|x); the last two are explicit", choices=ENCODERS)
+    decoder: str = _option("mlp", "network of p(x|z)", choices=DECODERS)
+    width: int = _option(512, "units of each hidden layer, encoder and decoder", at_least=1)
+    depth: int = _option(2, "hidden layers, encoder and decoder", at_least=1)
+    head_width: int = _option(128, "units of each layer where noise meets x", at_least=1)
+    head_depth: int = _option(2, "residual layers where noise meets x", at_least=1)
+    num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
+    num_samples: int | None = _option(
+        None,
+        "S, draws of q per data point and step (unset: 3 D, at least 16, where moments come "
+        "from the draws, else 1)",
+        at_least=1,
+    )
+    decoder_samples: int = _option(1, "of the S draws, how many are decoded", at_least=1)
+    critic: str = _option("residual", "network of s(x, z)", choices=CRITICS)
+    critic_width: int = _option(128, "units of each layer of the critic", at_least=1)
+    critic_depth: int = _option(4, "layers of the critic over z", at_least=1)
+    critic_trunk_width: int = _option(256, "units of the critic's layers over x", at_least=1)
+    critic_trunk_depth: int = _option(2, "the critic's layers over x", at_least=1)
+    contrast: str | None = _option(
+        None,
+        "r(z|x), what the critic compares q with (unset: moments; an explicit encoder has its "
+        "analytic KL to the prior)",
+        choices=CONTRASTS,
+    )
+    covariance: str = _option("full", "of the moments contrast", choices=COVARIANCES)
+    critic_loss: str = _option("logistic", "the critic's objective", choices=CRITIC_LOSSES)
+    critic_steps: int = _option(1, "critic updates for each update of the VAE", at_least=1)
+    update: str = _option(
+        "simultaneous", "both players from the same point, or the critic first", choices=UPDATES
+    )
+    seed: int = _option(0, "of every random number", at_least=0)
+    num_steps: int = _option(4000, "optimiser steps", at_least=1)
+    batch_size: int = _option(128, "B, images a step", at_least=1)
+    learning_rate: float = _option(5e-4, "of encoder and decoder (Adam)", above=0.0)
+    critic_learning_rate: float = _option(5e-4, "of the critic (Adam)", above=0.0)
+    schedule: str = _option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
+    warmup_steps: int = _option(0, "steps of linear learning-rate warm-up", at_least=0)
+    kl_warmup_steps: int = _option(0, "steps over which the KL's weight grows to 1", at_least=0)
+    ema_decay: float = _option(
+        0.0, "of the averaged encoder and decoder that evaluation uses; 0: none",
+        at_least=0.0, below=1.0,
+    )  # fmt: skip
+    clip_norm: float = _option(
+        0.0, "global norm each player's gradient is clipped to; 0: not clipped", at_least=0.0
+    )
+    steps_per_call: int = _option(100, "whole steps in one device call", at_least=1)
+    checkpoint_interval: float = _option(
+        60.0, "seconds between checkpoints", above=0.0, same_run=True
+    )
+    figure_interval: float = _option(60.0, "seconds between figures", above=0.0, same_run=True)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_field(field, getattr(self, field.name))
+        self._check_combinations()
+
+    def _check_combinations(self):
+        if self.explicit and self.contrast in ("moments", "learned"):
+            raise ValueError(
+                f"contrast was {self.contrast!r} with the explicit encoder {self.encoder!r}, whose "
+                f"KL is analytic; leave it unset, or take one of {', '.join(IMPLICIT_ENCODERS)}"
+            )
+        if not self.explicit and self.encoder != "basis" and self.noise < self.latent_dim:
+            raise ValueError(
+                f"noise_dim was {self.noise} with latent_dim {self.latent_dim}; q(z|x) has a "
+                f"density only from noise_dim {self.latent_dim} on"
+            )
+        if self.likelihood != "bernoulli" and self.binarization != "none":
+            raise ValueError(
+                f"likelihood was {self.likelihood!r} with binarization {self.binarization!r}; "
+                "allowed is binarization 'none'"
+            )
+        if self.samples < self._least_samples():
+            raise ValueError(
+                f"num_samples was {self.samples}; {self.covariance} moments of the draws in "
+                f"latent_dim {self.latent_dim} need at least {self._least_samples()}"
+            )
+        if self.decoder_samples > self.samples:
+            raise ValueError(
+                f"decoder_samples was {self.decoder_samples}; allowed is up to num_samples, "
+                f"here {self.samples}"
+            )
+
+    def _least_samples(self) -> int:
+        if not self.moments_from_draws:
+            return 1
+        return 2 + (self.latent_dim if self.covariance == "full" else 1)
+
+    @property
+    def explicit(self) -> bool:
+        """Whether q(z|x) has a density of its own, and there is no critic."""
+        return self.encoder in EXPLICIT_ENCODERS
+
+    @property
+    def contrast_name(self) -> str:
+        """The contrast in force."""
+        return self.contrast or ("prior" if self.explicit else "moments")
+
+    @property
+    def moments_from_draws(self) -> bool:
+        """Whether the contrast's moments are those of the S draws of each x."""
+        return self.contrast_name == "moments" and self.encoder in ("noise-mlp", "noise-conv")
+
+    @property
+    def noise(self) -> int:
+        """N."""
+        return self.noise_dim or self.latent_dim
+
+    @property
+    def samples(self) -> int:
+        """S, draws of q for each data point of a step."""
+        if self.num_samples is not None:
+            return self.num_samples
+        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoder_samples
+
+    def to_json(self) -> str:
+        """Every field, as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    def same_run_as(self, other: "Config") -> list[str]:
+        """Names of the fields that forbid resuming a run of `self` as `other`."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if not field.metadata["same_run"]
+            and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def _type_of(field: dataclasses.Field) -> type:
+    """int for `int | None`, and so on."""
+    if isinstance(field.type, types.UnionType):
+        return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
+    return field.type
+
+
+def _check_field(field: dataclasses.Field, value) -> None:
+    limits = field.metadata
+    if value is None and field.default is None:
+        return
+    kind = _type_of(field)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{field.name} was {value!r}; allowed is a value of type {kind.__name__}")
+    if limits["choices"] is not None and value not in limits["choices"]:
+        raise ValueError(
+            f"{field.name} was {value!r}; allowed are {', '.join(limits['choices'])}"
+        )
+    at_least, above, below = limits["at_least"], limits["above"], limits["below"]
+    if at_least is not None and not value >= at_least:
+        raise ValueError(f"{field.name} was {value}; allowed is {at_least} or more")
+    if above is not None and not above < value < float("inf"):
+        raise ValueError(f"{field.name} was {value}; allowed is a finite value above {above}")
+    if below is not None and not value < below:
+        raise ValueError(f"{field.name} was {value}; allowed is a value below {below}")
+
+
+def load_config(path: Path) -> Config:
+    """Reads a `config.json`.
+
+    Raises:
+        ValueError: if it is missing, damaged, or names fields that `Config` has not.
+    """
+    try:
+        return Config(**json.loads(Path(path).read_text()))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; allowed is the workdir of a run") from None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a run: {error}") from None
+
+
+def define_flags(flag_values, **defaults) -> None:
+    """Defines one absl flag for each field of `Config`; `defaults` replace the fields' own."""
+    from absl import flags
+
+    flags.disclaim_key_flags()
+    for field in dataclasses.fields(Config):
+        default = defaults.get(field.name, field.default)
+        kind, text = _type_of(field), field.metadata["help"]
+        arguments = {"name": field.name, "default": default, "help": text}
+        if field.metadata["choices"] is not None:
+            flags.DEFINE_enum(
+                **arguments, enum_values=list(field.metadata["choices"]), flag_values=flag_values
+            )
+        else:
+            define = {
+                int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string
+            }[kind]  # fmt: skip
+            define(**arguments, flag_values=flag_values)
+
+
+def config_from_flags(flag_values) -> Config:
+    """The `Config` that the parsed flags describe; raises ValueError as `Config` does."""
+    return Config(
+        **{field.name: getattr(flag_values, field.name) for field in dataclasses.fields(Config)}
+    )

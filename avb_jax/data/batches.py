@@ -1,0 +1,116 @@
+"""Binarisation on the device, and shuffled batches that are a function of (seed, step)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avb_jax.types import Array, Key
+
+BINARIZATIONS = ("dynamic", "static", "threshold", "none")
+
+
+def check_binarization(binarization: str) -> None:
+    """Raises ValueError unless `binarization` is one of BINARIZATIONS."""
+    if binarization not in BINARIZATIONS:
+        raise ValueError(
+            f"binarization must be one of {', '.join(BINARIZATIONS)}, got {binarization!r}"
+        )
+
+
+def binarize(key: Key, images: Array, binarization: str) -> Array:
+    """Intensities as what the likelihood models; pure, for use inside `jax.jit`.
+
+    Args:
+        key: used by "dynamic" alone.
+        images: [..., height, width, channels], uint8.
+        binarization: "dynamic" draws every pixel anew from Bernoulli(intensity / 255) (Burda et
+            al., 2016); "threshold" and "static" give 1 above 127 ("static" images were drawn
+            once, by `load`); "none" keeps intensity / 255.
+
+    Returns:
+        The same shape, float32: in {0, 1}, or in [0, 1] for "none".
+
+    Raises:
+        ValueError: unknown binarization, or images that are not uint8.
+    """
+    check_binarization(binarization)
+    if images.dtype != jnp.uint8:
+        raise ValueError(f"images must be uint8 to be binarized, got {images.dtype}")
+    if binarization == "none":
+        return images.astype(jnp.float32) / 255
+    if binarization != "dynamic":
+        return (images > 127).astype(jnp.float32)
+    # P(1) is v / 255 exactly for v = 0 and 255, and within 2^-17 (rounding of 16 bits) between.
+    bits = _random_uint16(key, images.shape).astype(jnp.uint32)
+    return (bits * 255 + 127 < images.astype(jnp.uint32) * 65536).astype(jnp.float32)
+
+
+def _random_uint16(key: Key, shape: tuple[int, ...]) -> Array:
+    """Random bits; both halves of each word that the generator makes, for half the time."""
+    batch, event = shape[:-3], shape[-3:]
+    size = math.prod(event)
+    words = jax.random.bits(key, (*batch, (size + 1) // 2), jnp.uint32)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+    return halves.reshape(*batch, -1)[..., :size].reshape(shape)
+
+
+def frozen_random(*seed: int) -> np.random.RandomState:
+    """A generator whose stream NumPy keeps the same in every version."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+
+
+class Batches:
+    """Shuffled batches without state: those of a step depend on (seed, step) alone.
+
+    Every epoch is a fresh permutation drawn from (seed, epoch) and holds each image once;
+    epochs follow one another without a gap, so that a batch may end one and begin the next.
+
+    Attributes:
+        steps_per_epoch: number of images / batch size, a float.
+    """
+
+    def __init__(self, images: np.ndarray, batch_size: int, seed: int):
+        """
+        Args:
+            images: [n, height, width, channels], uint8.
+            batch_size: B, at most n.
+            seed: 0 or more.
+
+        Raises:
+            ValueError: a batch size outside [1, n], or a negative seed.
+        """
+        if not 1 <= batch_size <= len(images):
+            raise ValueError(
+                f"batch_size must be at least 1 and at most {len(images)}, the number of images, "
+                f"got {batch_size}"
+            )
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.steps_per_epoch = len(images) / batch_size
+        self._images = images
+        self._batch_size = batch_size
+        self._seed = seed
+        self._latest: tuple[int, np.ndarray] | None = None
+
+    def take(self, step: int, num_steps: int) -> np.ndarray:
+        """The batches of steps step, ..., step + num_steps - 1.
+
+        Returns:
+            [num_steps, B, height, width, channels], uint8.
+        """
+        total = len(self._images)
+        start, stop = step * self._batch_size, (step + num_steps) * self._batch_size
+        first, last = start // total, (stop - 1) // total
+        order = np.concatenate([self._permutation(epoch) for epoch in range(first, last + 1)])
+        chosen = order[start - first * total : stop - first * total]
+        return self._images[chosen].reshape(num_steps, self._batch_size, *self._images.shape[1:])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        # The latest is kept: to draw it again at every call costs as much as a short step.
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
+            order = frozen_random(self._seed, epoch).permutation(len(self._images))
+            self._latest = latest = (epoch, order)
+        return latest[1]

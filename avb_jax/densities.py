@@ -1,0 +1,78 @@
+"""log p(z), and log p(x|z) for Bernoulli, Gaussian and discretised logistic pixels."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from avb_jax.types import Array, Tree
+
+LOG_2PI = math.log(2.0 * math.pi)
+LEVELS = 256  # of an 8-bit pixel
+
+
+def log_prior(z: Array) -> Array:
+    """log N(z; 0, I) in nats, [..., D] -> [...]."""
+    return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI, axis=-1)
+
+
+class Likelihood(NamedTuple):
+    """p(x|z), as functions of the decoder's outputs.
+
+    Attributes:
+        log_prob: (outputs, x [B, ...]) -> [S, B], nats.
+        mean: outputs -> [S, B, ...], the pixels' means in [0, 1].
+        has_scale: whether outputs are `(location [S, B, h, w, c], log_scale [c])` rather than
+            logits [S, B, h, w, c].
+    """
+
+    log_prob: Callable[[Tree, Array], Array]
+    mean: Callable[[Tree], Array]
+    has_scale: bool
+
+
+def _sum_event(values: Array) -> Array:
+    return jnp.sum(values, axis=tuple(range(2, values.ndim)))
+
+
+def bernoulli_log_prob(logits: Array, x: Array) -> Array:
+    """Σ log Bernoulli(x; σ(logits)) in nats; logits [S, B, ...], x [B, ...] -> [S, B]."""
+    return _sum_event(x[None] * logits - jax.nn.softplus(logits))
+
+
+def gaussian_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:
+    """Σ log N(x; location, exp(log_scale)²) in nats; a density of x in [0, 1] -> [S, B]."""
+    location, log_scale = outputs
+    log_scale = log_scale.reshape((1,) * (location.ndim - 1) + (-1,))
+    standardised = (x[None] - location) * jnp.exp(-log_scale)
+    return _sum_event(-0.5 * (jnp.square(standardised) + LOG_2PI) - log_scale)
+
+
+def logistic_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:
+    """Σ log probability of each 8-bit level under a logistic density cut into 256 bins -> [S, B].
+
+    The outermost bins reach to infinity, so that the levels' probabilities sum to one
+    (Salimans et al. 2017, "PixelCNN++", section 2.1). x holds level/255.
+    """
+    location, log_scale = outputs
+    log_scale = log_scale.reshape((1,) * (location.ndim - 1) + (-1,))
+    half_bin = 0.5 / (LEVELS - 1)
+    centred = x[None] - location
+    upper = (centred + half_bin) * jnp.exp(-log_scale)
+    lower = (centred - half_bin) * jnp.exp(-log_scale)
+    # log(σ(upper) − σ(lower)) without cancellation: both tails stay finite.
+    width = 2.0 * half_bin * jnp.exp(-log_scale)
+    inner = jnp.log(-jnp.expm1(-width)) - jax.nn.softplus(-upper) - jax.nn.softplus(lower)
+    below, above = -jax.nn.softplus(-upper), -jax.nn.softplus(lower)
+    level = jnp.broadcast_to(x[None], centred.shape)
+    first, last = level < half_bin, level > 1.0 - half_bin
+    return _sum_event(jnp.where(first, below, jnp.where(last, above, inner)))
+
+
+LIKELIHOODS = {
+    "bernoulli": Likelihood(bernoulli_log_prob, jax.nn.sigmoid, has_scale=False),
+    "gaussian": Likelihood(gaussian_log_prob, lambda o: jnp.clip(o[0], 0.0, 1.0), has_scale=True),
+    "logistic": Likelihood(logistic_log_prob, lambda o: jnp.clip(o[0], 0.0, 1.0), has_scale=True),
+}

@@ -1,0 +1,123 @@
+"""What the command lines share: flags, errors and exit status, evaluation, figures."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from avb_jax import evaluation, reporting
+from avb_jax.config import Config, define_flags
+from avb_jax.data import Dataset, Split, binarize
+from avb_jax.training import Run, train
+from avb_jax.types import Array
+
+EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
+FIGURE_IMAGES = 2000
+CRITIC_REMARK = "The critic's ELBO estimate is not a bound: a critic underestimates KL(q‖r)."
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; a wrong input is one sentence and exit status 2.
+
+    Turns on JAX's persistent compilation cache, in the user's cache directory.
+    """
+    flags.DEFINE_bool("help", False, "print this, and do nothing")
+    try:
+        rest = flags.FLAGS(sys.argv)
+    except flags.Error as error:
+        _fail(error)
+    if len(rest) > 1:
+        _fail(f"arguments were {' '.join(rest[1:])}; allowed are --flags alone")
+    if flags.FLAGS.help:
+        print(f"{sys.modules['__main__'].__doc__}\nFlags:{flags.FLAGS.main_module_help()}")
+        return
+    logging.use_absl_handler()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avb_jax" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        main()
+    except (ValueError, FloatingPointError) as error:
+        if not _is_ours(error):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception | str) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it, as a sentence to the user."""
+    frame = error.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame.tb_frame.f_globals.get("__name__", "").startswith(("avb_jax", "__main__"))
+
+
+def define_training_flags(**defaults) -> None:
+    """Flags of a training command: those of `Config`, and where and how to run it."""
+    flags.disclaim_key_flags()  # they are the command's own, in its help
+    define_flags(flags.FLAGS, **defaults)
+    flags.DEFINE_string("workdir", None, "directory of the run (unset: runs/DATASET)")
+    flags.DEFINE_bool("resume", True, "go on from the checkpoint in the workdir, if there is one")
+    define_evaluation_flags()
+
+
+def define_evaluation_flags() -> None:
+    """Flags of an evaluation."""
+    flags.disclaim_key_flags()
+    flags.DEFINE_integer("evaluation_images", 0, "test images to evaluate; 0: all", lower_bound=0)
+    flags.DEFINE_integer(
+        "evaluation_samples", 1000, "importance samples per image", lower_bound=1, upper_bound=10000
+    )
+
+
+def preprocess(split: Split, config: Config, limit: int = 0) -> Array:
+    """The first `limit` images (0: all) as the model sees them, binarised by one fixed key."""
+    images = split.images[:limit] if limit else split.images
+    return binarize(jax.random.key(EVALUATION_SEED), images, config.binarization)
+
+
+def draw(run: Run, dataset: Dataset, workdir: Path) -> list[Path]:
+    """Draws every figure of a run into `workdir/figures`."""
+    split = dataset.test
+    repeats = max(1, FIGURE_IMAGES // len(split.images)) if len(split.images) < 10 else 1
+    x = np.tile(preprocess(split, run.config, FIGURE_IMAGES), (repeats, 1, 1, 1))
+    labels = None if split.labels is None else np.tile(split.labels[:FIGURE_IMAGES], repeats)
+    path = workdir / "figures" / "snapshot.npz"
+    key = jax.random.key(run.config.seed)
+    reporting.take_snapshot(run.model, run.params, key, x, labels, path)
+    return reporting.draw_figures(workdir)
+
+
+def evaluate(run: Run, dataset: Dataset, workdir: Path, split: str = "test") -> list[dict]:
+    """Evaluates a run by its flags, and writes `evaluation.json`."""
+    x = preprocess(getattr(dataset, split), run.config, flags.FLAGS.evaluation_images)
+    entries = evaluation.evaluate(
+        run.model,
+        run.params,
+        x,
+        num_samples=flags.FLAGS.evaluation_samples,
+        seed=run.config.seed,
+        about={"split": split, "binarization": run.config.binarization, "step": run.step},
+    )
+    reporting.write_evaluation(workdir / "evaluation.json", entries)
+    return entries
+
+
+def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
+    """Trains by the flags, with figures on the way, then evaluates."""
+    run = train(
+        config,
+        workdir,
+        dataset=dataset,
+        resume=flags.FLAGS.resume,
+        on_interval=lambda run: draw(run, dataset, workdir),
+    )
+    return evaluate(run, dataset, workdir)

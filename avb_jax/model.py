@@ -1,0 +1,169 @@
+"""`Model`: the networks as pure functions of (parameters, arrays), and what follows from them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from avb_jax import contrast as contrasts
+from avb_jax.config import Config
+from avb_jax.contrast import Contrast
+from avb_jax.densities import LIKELIHOODS, log_prior
+from avb_jax.networks import critics, decoders, encoders
+from avb_jax.types import (
+    Array,
+    DecodeFn,
+    EncodeFn,
+    InitFn,
+    Key,
+    LogLikelihoodFn,
+    LogRatioFn,
+    Params,
+)
+
+MOMENT_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs
+
+
+class Model(NamedTuple):
+    """A latent-variable model and its posterior, as pure functions. Build your own freely.
+
+    Attributes:
+        event_shape: the shape of x, `...`.
+        latent_dim: D.
+        init: key -> Params.
+        encode: (encoder params, key, x [B, ...], S) -> Encoding with z [S, B, D].
+        decode: (decoder params, z [S, B, D]) -> outputs, a tree of arrays.
+        log_likelihood: (outputs, x [B, ...]) -> log p(x|z) [S, B], nats.
+        mean: outputs -> E[x|z] [S, B, ...].
+        log_ratio: (critic params, x [B, ...], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z
+            in the contrast's coordinates; None for an explicit encoder.
+        contrast: the density r(z|x) that the critic compares q(z|x) with.
+    """
+
+    event_shape: tuple[int, ...]
+    latent_dim: int
+    init: InitFn
+    encode: EncodeFn
+    decode: DecodeFn
+    log_likelihood: LogLikelihoodFn
+    mean: DecodeFn
+    log_ratio: LogRatioFn | None
+    contrast: Contrast
+
+    def sample_posterior(self, params: Params, key: Key, x: Array, num_samples: int) -> Array:
+        """Draws of q(z|x): [S, B, D]."""
+        return self.encode(params.encoder, key, x, num_samples).z
+
+    def decode_mean(self, params: Params, z: Array) -> Array:
+        """E[x|z]: z [S, B, D] -> [S, B, ...]."""
+        return self.mean(self.decode(params.decoder, z))
+
+    def log_joint(self, params: Params, x: Array, z: Array) -> Array:
+        """log p(x|z) + log p(z) in nats: z [S, B, D] -> [S, B]."""
+        return self.log_likelihood(self.decode(params.decoder, z), x) + log_prior(z)
+
+    def log_posterior_estimate(self, params: Params, key: Key, x: Array, z: Array) -> Array:
+        """log q̂(z|x) = s_ψ(x, z̃) + log r(z|x) in nats: z [S, B, D] -> [S, B].
+
+        An estimate, and no bound of anything: the critic's for an implicit encoder, whose
+        moments, where draws must tell them, come from fresh draws by `key`; exact for an
+        explicit one.
+        """
+        encoding = self.encode(params.encoder, key, x, MOMENT_DRAWS)
+        if encoding.density is not None:
+            return contrasts.log_density(z, encoding.density)
+        reference = self.contrast.reference(params.critic, x, encoding)
+        log_ratio = self.log_ratio(params.critic, x, contrasts.whiten(z, reference))
+        return log_ratio + contrasts.log_density(z, reference)
+
+    def critic(self, params: Params, key: Key, x: Array, z: Array) -> Array:
+        """T_ψ(x, z) = log q̂(z|x) − 1, the critic of the source text: [S, B]."""
+        return self.log_posterior_estimate(params, key, x, z) - 1.0
+
+
+def _build_encoder(config: Config):
+    shape = {"latent_dim": config.latent_dim, "width": config.width}
+    noise = {"noise_dim": config.noise}
+    head = {"head_width": config.head_width, "head_depth": config.head_depth}
+    if config.encoder == "noise-mlp":
+        return encoders.NoiseMLP(**shape, **noise, depth=config.depth, **head)
+    if config.encoder == "noise-conv":
+        return encoders.NoiseConv(**shape, **noise)
+    if config.encoder == "basis":
+        return encoders.Basis(**shape, **noise, depth=config.depth, num_bases=config.num_bases)
+    full = config.encoder == "gaussian-full"
+    return encoders.GaussianEncoder(**shape, depth=config.depth, full=full)
+
+
+def _build_decoder(config: Config, event_shape: tuple[int, int, int]):
+    if config.decoder == "mlp":
+        decoder = decoders.MLPDecoder(event_shape, config.width, config.depth)
+    else:
+        decoder = decoders.ConvDecoder(event_shape, config.width)
+    if LIKELIHOODS[config.likelihood].has_scale:
+        return decoders.PixelScale(decoder, channels=event_shape[-1])
+    return decoder
+
+
+def _build_critic(config: Config):
+    sizes = {
+        "width": config.critic_width,
+        "depth": config.critic_depth,
+        "trunk_width": config.critic_trunk_width,
+        "trunk_depth": config.critic_trunk_depth,
+    }
+    if config.critic == "inner-product":
+        return critics.InnerProductCritic(**sizes)
+    return critics.ResidualCritic(**sizes, conditional=config.critic != "unconditional")
+
+
+def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
+    """The model of a config, for images x of `event_shape` (height, width, channels).
+
+    Raises:
+        ValueError: if `event_shape` is not three positive numbers.
+    """
+    if len(event_shape) != 3 or min(event_shape) < 1:
+        raise ValueError(
+            f"event_shape was {event_shape}; allowed are three positive numbers, "
+            "(height, width, channels)"
+        )
+    encoder, decoder = _build_encoder(config), _build_decoder(config, event_shape)
+    critic = None if config.explicit else _build_critic(config)
+    learned = config.contrast_name == "learned"
+    network = critics.LearnedContrast(config.latent_dim, config.width, config.depth)
+    likelihood = LIKELIHOODS[config.likelihood]
+
+    def init(key: Key) -> Params:
+        keys = jax.random.split(key, 5)
+        x = jnp.zeros((1, *event_shape), jnp.float32)
+        z = jnp.zeros((1, 1, config.latent_dim), jnp.float32)
+        psi = {}
+        if critic is not None:
+            psi["critic"] = critic.init(keys[2], x, z)
+        if learned:
+            psi["contrast"] = network.init(keys[3], x)
+        phi = encoder.init(keys[0], x, keys[4], 1)
+        return Params(encoder=phi, decoder=decoder.init(keys[1], z[0]), critic=psi)
+
+    def decode(params, z):
+        outputs = decoder.apply(params, z.reshape(-1, z.shape[-1]))
+        location = outputs[0] if likelihood.has_scale else outputs
+        location = location.reshape(*z.shape[:2], *event_shape)
+        return (location, outputs[1]) if likelihood.has_scale else location
+
+    return Model(
+        event_shape=tuple(event_shape),
+        latent_dim=config.latent_dim,
+        init=init,
+        encode=lambda params, key, x, num_samples: encoder.apply(params, x, key, num_samples),
+        decode=decode,
+        log_likelihood=likelihood.log_prob,
+        mean=likelihood.mean,
+        log_ratio=critic and (lambda params, x, z: critic.apply(params["critic"], x, z)),
+        contrast=Contrast(
+            config.contrast_name,
+            config.covariance,
+            (lambda params, x: network.apply(params["contrast"], x)) if learned else None,
+        ),
+    )

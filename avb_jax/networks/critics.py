@@ -1,0 +1,84 @@
+"""Critics: (x [B, h, w, c], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats.
+
+The features of x are computed once for all the S draws, those of q and of r alike. Output
+layers start at zero: a fresh critic says that q is its contrast.
+"""
+
+import math, os
+import flax.linen as nn
+import jax.numpy as jnp
+
+from avb_jax.networks.layers import MLP, flatten_images, triangular
+from avb_jax.types import Array, Gaussian
+
+zeros = nn.initializers.zeros_init()
+
+
+def latent_features(z: Array) -> Array:
+    """z̃, z̃² − 1 and tanh z̃: what a change of location, scale or tail is linear in."""
+    return jnp.concatenate([z, jnp.square(z) - 1.0, jnp.tanh(z)], axis=-1)
+
+
+class ResidualCritic(nn.Module):
+    """`residual`: residual layers over z̃, with the features of x added at each of them.
+
+    `conditional=False` leaves x out: `unconditional`, one posterior and no data point.
+    """
+
+    width: int
+    depth: int
+    trunk_width: int
+    trunk_depth: int
+    conditional: bool = True
+    frequency: float = float(os.environ.get('FREQ','1.0'))
+
+    @nn.compact
+    def __call__(self, x: Array, z: Array) -> Array:
+        waves = nn.Dense(
+            self.width // 2,
+            kernel_init=nn.initializers.normal(self.frequency),
+            bias_init=nn.initializers.uniform(2.0 * math.pi),
+        )(z)
+        h = nn.Dense(self.width)(jnp.concatenate([latent_features(z), jnp.sin(waves)], axis=-1))
+        if self.conditional:
+            features = MLP(self.trunk_width, self.trunk_depth)(flatten_images(x))
+        for _ in range(self.depth):
+            inner = nn.Dense(self.width)(h)
+            if self.conditional:
+                inner = inner + nn.Dense(self.width, use_bias=False)(features)[None]
+            h = h + nn.gelu(inner)
+        return nn.Dense(1, kernel_init=zeros)(h)[..., 0]
+
+
+class InnerProductCritic(nn.Module):
+    """`inner-product`: ⟨θ(x), s(z̃)⟩ + T_x(x) + T_z(z̃), the paper's network (section 6.2)."""
+
+    width: int
+    depth: int
+    trunk_width: int
+    trunk_depth: int
+
+    @nn.compact
+    def __call__(self, x: Array, z: Array) -> Array:
+        of_x = MLP(self.trunk_width, self.trunk_depth)(flatten_images(x))
+        of_z = MLP(self.width, self.depth)(latent_features(z))
+        theta = nn.Dense(self.width, kernel_init=zeros)(of_x)
+        t_x = nn.Dense(1, kernel_init=zeros)(of_x)[..., 0]
+        t_z = nn.Dense(1, kernel_init=zeros)(of_z)[..., 0]
+        return jnp.einsum("bf,sbf->sb", theta, nn.Dense(self.width)(of_z)) + t_x[None] + t_z
+
+
+class LearnedContrast(nn.Module):
+    """N(m_α(x), C_α(x)) of full covariance: x [B, h, w, c] -> Gaussian."""
+
+    latent_dim: int
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Gaussian:
+        dim = self.latent_dim
+        h = MLP(self.width, self.depth)(flatten_images(x))
+        log_scale = nn.Dense(dim, kernel_init=zeros)(h)
+        entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
+        return Gaussian(nn.Dense(dim, kernel_init=zeros)(h), triangular(entries, log_scale))

@@ -1,0 +1,62 @@
+"""Decoders: z [R, D] -> pixel parameters [R, h, w, c] of p(x|z)."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from avb_jax.networks.layers import CONV_FEATURES, MLP, downsampled_sizes
+from avb_jax.types import Array
+
+
+class MLPDecoder(nn.Module):
+    """`mlp`: dense layers, then one linear map to the pixels."""
+
+    event_shape: tuple[int, int, int]
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        height, width, channels = self.event_shape
+        h = MLP(self.width, self.depth)(z)
+        return nn.Dense(height * width * channels)(h).reshape(-1, *self.event_shape)
+
+
+class ConvDecoder(nn.Module):
+    """`conv`: a dense layer to at most 8 × 8, then transposed convolutions, doubling each time.
+
+    28, 32 and 64 pixels take two, two and three doublings; a side that is not twice the
+    one before it is cropped to size.
+    """
+
+    event_shape: tuple[int, int, int]
+    width: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        height, width, channels = self.event_shape
+        sizes = downsampled_sizes(height, width)[::-1]
+        features = [CONV_FEATURES[min(i, len(CONV_FEATURES) - 1)] for i in range(len(sizes))][::-1]
+        h = nn.gelu(nn.Dense(self.width)(z))
+        h = nn.gelu(nn.Dense(sizes[0][0] * sizes[0][1] * features[0])(h))
+        h = h.reshape(-1, *sizes[0], features[0])
+        for (rows, columns), channels_out in zip(sizes[1:], features[1:], strict=True):
+            h = nn.gelu(nn.ConvTranspose(channels_out, (5, 5), strides=(2, 2))(h))
+            h = h[:, :rows, :columns]
+        return nn.Conv(channels, (5, 5))(h)
+
+
+class PixelScale(nn.Module):
+    """Adds one learned log scale per channel: the width of Gaussian or logistic pixels."""
+
+    decoder: nn.Module
+    channels: int
+
+    @nn.compact
+    def __call__(self, z: Array) -> tuple[Array, Array]:
+        log_scale = self.param(
+            "log_scale", nn.initializers.constant(math.log(0.1)), (self.channels,)
+        )
+        # A pixel has 256 levels: nothing below a quarter of one can be told apart.
+        return nn.sigmoid(self.decoder(z)), jnp.maximum(log_scale, math.log(1.0 / 1024.0))

@@ -1,0 +1,167 @@
+"""Encoders: (x [B, h, w, c], key, S) -> `Encoding` of S draws of q(z|x) for each x.
+
+The x-trunk runs once per x however many draws are asked for. Noise is drawn here, in the
+dtype of x.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avb_jax.networks.layers import CONV_FEATURES, MLP, downsampled_sizes, flatten_images, triangular
+from avb_jax.types import Array, Encoding, Gaussian, Key, Moments
+
+MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
+INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
+zeros = nn.initializers.zeros_init()
+
+
+def _scaled_eye(dim: int):
+    """Bias initialiser: INITIAL_SCALE times the identity, flattened."""
+    return lambda key, shape, dtype: (INITIAL_SCALE * jnp.eye(dim, dtype=dtype)).reshape(shape)
+
+
+class NoiseHead(nn.Module):
+    """z = m(h) + A(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
+
+    ε is concatenated to the features of x and injected again at every layer of f. The
+    output layer of f starts at zero, so that q starts as a Gaussian of full covariance.
+    """
+
+    latent_dim: int
+    noise_dim: int
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, h: Array, noise: Array) -> Array:
+        dim = self.latent_dim
+        g = nn.gelu(nn.Dense(self.width)(h)[None] + nn.Dense(self.width, use_bias=False)(noise))
+        for _ in range(self.depth):
+            inner = nn.Dense(self.width)(g) + nn.Dense(self.width, use_bias=False)(noise)
+            g = g + nn.Dense(self.width)(nn.gelu(inner))
+        warp = nn.Dense(dim, kernel_init=zeros)(g)
+        location = nn.Dense(dim)(h)
+        matrix = nn.Dense(dim * dim, kernel_init=zeros, bias_init=_scaled_eye(dim))(h)
+        matrix = matrix.reshape(-1, dim, dim)
+        return location[None] + jnp.einsum("bde,sbe->sbd", matrix, noise[..., :dim] + warp)
+
+
+class NoiseMLP(nn.Module):
+    """`noise-mlp`: an MLP trunk over x, then a `NoiseHead`."""
+
+    latent_dim: int
+    noise_dim: int
+    width: int
+    depth: int
+    head_width: int
+    head_depth: int
+
+    @nn.compact
+    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
+        h = MLP(self.width, self.depth)(flatten_images(x))
+        noise = jax.random.normal(key, (num_samples, x.shape[0], self.noise_dim), x.dtype)
+        head = NoiseHead(self.latent_dim, self.noise_dim, self.head_width, self.head_depth)
+        return Encoding(head(h, noise))
+
+
+class NoiseConv(nn.Module):
+    """`noise-conv`: strided convolutions with ε injected after each (paper, section 6.2).
+
+    The first convolution, the one on x alone, is the trunk.
+    """
+
+    latent_dim: int
+    noise_dim: int
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
+        shape = (num_samples, x.shape[0])
+        noise = jax.random.normal(key, (*shape, self.noise_dim), x.dtype)
+        flat_noise = noise.reshape(-1, self.noise_dim)
+        stages = len(downsampled_sizes(*x.shape[1:3]))
+        h = nn.Conv(CONV_FEATURES[0], (5, 5), strides=2 if stages > 1 else 1)(2.0 * x - 1.0)
+        h = jnp.broadcast_to(h[None], (num_samples, *h.shape)).reshape(-1, *h.shape[1:])
+        for stage in range(1, max(stages, 2) + 1):
+            injected = nn.Dense(h.shape[-1], use_bias=False)(flat_noise)
+            h = nn.gelu(h + injected[:, None, None, :])
+            if stage < max(stages, 2):
+                features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
+                h = nn.Conv(features, (5, 5), strides=2 if stage + 1 < stages else 1)(h)
+        h = nn.gelu(nn.Dense(self.width)(h.reshape(h.shape[0], -1)))
+        location = nn.Dense(self.latent_dim)(h)
+        matrix = nn.Dense(
+            self.latent_dim**2, kernel_init=zeros, bias_init=_scaled_eye(self.latent_dim)
+        )(h).reshape(-1, self.latent_dim, self.latent_dim)
+        z = location + jnp.einsum("bde,be->bd", matrix, flat_noise[:, : self.latent_dim])
+        return Encoding(z.reshape(*shape, self.latent_dim))
+
+
+class Basis(nn.Module):
+    """`basis`: z = z₀(x) + Σₖ aₖ(x) ⊙ vₖ(εₖ), k = 1 … K (paper, section 6.2).
+
+    Mean and full covariance of q(z|x) are linear algebra over the moments of the vₖ,
+    which do not depend on x: m = z₀ + Σ aₖ ⊙ E vₖ, C = Σ diag(aₖ) Cov(vₖ) diag(aₖ). The
+    moments of the vₖ are those of all the noise of the batch, or of `MOMENT_DRAWS`.
+    """
+
+    latent_dim: int
+    noise_dim: int
+    width: int
+    depth: int
+    num_bases: int
+    basis_width: int = 64
+
+    @nn.compact
+    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
+        h = MLP(self.width, self.depth)(flatten_images(x))
+        rows = num_samples * x.shape[0]
+        count = max(rows, MOMENT_DRAWS)
+        noise = jax.random.normal(key, (self.num_bases, count, self.noise_dim), x.dtype)
+        over_bases = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        hidden = nn.vmap(MLP, **over_bases)(self.basis_width, 2)(noise)
+        v = nn.vmap(nn.Dense, **over_bases)(self.latent_dim)(jnp.concatenate([noise, hidden], -1))
+        mean_v = jnp.mean(v, axis=1)
+        centred = v - mean_v[:, None]
+        covariance_v = jnp.einsum("kmd,kme->kde", centred, centred) / (count - 1)
+
+        scale = INITIAL_SCALE / self.num_bases**0.5
+        amplitudes = nn.Dense(
+            self.num_bases * self.latent_dim, bias_init=nn.initializers.constant(scale)
+        )(0.1 * h)
+        a = amplitudes.reshape(-1, self.num_bases, self.latent_dim)
+        location = nn.Dense(self.latent_dim)(h)
+        v = v[:, :rows].reshape(self.num_bases, num_samples, x.shape[0], self.latent_dim)
+        z = location[None] + jnp.einsum("bkd,ksbd->sbd", a, v)
+        mean = location + jnp.einsum("bkd,kd->bd", a, mean_v)
+        covariance = jnp.einsum("bkd,kde,bke->bde", a, covariance_v, a)
+        return Encoding(z, moments=Moments(mean, covariance))
+
+
+class GaussianEncoder(nn.Module):
+    """`gaussian` and `gaussian-full`: the explicit posteriors of the standard VAE."""
+
+    latent_dim: int
+    width: int
+    depth: int
+    full: bool
+
+    @nn.compact
+    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
+        dim = self.latent_dim
+        h = MLP(self.width, self.depth)(flatten_images(x))
+        mean = nn.Dense(dim)(h)
+        log_scale = nn.Dense(
+            dim, kernel_init=zeros, bias_init=nn.initializers.constant(math.log(INITIAL_SCALE))
+        )(h)
+        if self.full:
+            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
+        else:
+            entries = jnp.zeros((x.shape[0], dim, dim), x.dtype)
+        density = Gaussian(mean, triangular(entries, log_scale))
+        noise = jax.random.normal(key, (num_samples, x.shape[0], dim), x.dtype)
+        z = mean[None] + jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
+        return Encoding(z, density=density)

@@ -1,0 +1,40 @@
+"""Layers that encoders, decoders and critics share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from avb_jax.types import Array
+
+CONV_FEATURES = (32, 64, 64, 128)
+
+
+class MLP(nn.Module):
+    """`depth` dense layers of `width` with gelu after each: [..., F] -> [..., width]."""
+
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        for _ in range(self.depth):
+            h = nn.gelu(nn.Dense(self.width)(h))
+        return h
+
+
+def flatten_images(x: Array) -> Array:
+    """[B, ...] -> [B, F], centred: pixels in [0, 1] become [-1, 1]."""
+    return 2.0 * x.reshape(x.shape[0], -1) - 1.0
+
+
+def downsampled_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """Sizes from the image's own down to at most 8 × 8, halved (rounding up) each time."""
+    sizes = [(height, width)]
+    while max(sizes[-1]) > 8:
+        sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+    return sizes
+
+
+def triangular(entries: Array, log_diagonal: Array) -> Array:
+    """Lower-triangular matrices: strict lower part of entries [B, D, D], exp on the diagonal."""
+    return jnp.tril(entries, -1) + jax.vmap(jnp.diag)(jnp.exp(log_diagonal))

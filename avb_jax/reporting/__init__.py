@@ -1,0 +1,26 @@
+"""What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
+
+from avb_jax.reporting.figures import draw_figures
+from avb_jax.reporting.images import image_grid, resize, save_png
+from avb_jax.reporting.metrics import MetricsWriter, read_metrics
+from avb_jax.reporting.snapshot import take_snapshot
+from avb_jax.reporting.tables import (
+    comparison_table,
+    evaluation_table,
+    read_evaluation,
+    write_evaluation,
+)
+
+__all__ = [
+    "MetricsWriter",
+    "comparison_table",
+    "draw_figures",
+    "evaluation_table",
+    "image_grid",
+    "read_evaluation",
+    "read_metrics",
+    "resize",
+    "save_png",
+    "take_snapshot",
+    "write_evaluation",
+]

@@ -1,0 +1,41 @@
+"""Files that are whole or absent, and values that any JSON reader understands."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
+    """Writes `content` to `path`, whose folder is made where it is missing.
+
+    A reader, or a process killed at any moment, finds the old file or the new one, never a part.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return path
+
+
+def plain(value: Any) -> Any:
+    """`value` with numbers and arrays of any library as Python's; NaN and infinity as None.
+
+    JSON has no word for them, and None comes out as `null`.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    value = np.asarray(value).tolist()
+    if isinstance(value, list):
+        return plain(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,45 @@
+"""Trains AVB, or a VAE, on images; then evaluates it and draws its figures.
+
+    python experiments/train.py
+
+trains on scikit-learn's digits for some two minutes on two cores, into runs/digits, and
+prints the test log-likelihood. A run that was stopped goes on when the command is repeated.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from avb_jax import data, experiment, reporting
+from avb_jax.config import config_from_flags
+
+experiment.define_training_flags()
+flags.DEFINE_bool("compare", False, "also train a diagonal Gaussian VAE, in WORKDIR/gaussian")
+
+
+def main() -> None:
+    config = config_from_flags(flags.FLAGS)
+    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+    dataset = data.load(
+        config.dataset, data_dir=config.data_dir, binarization=config.binarization
+    )
+    runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
+    if flags.FLAGS.compare:
+        vae = dataclasses.replace(
+            config, encoder="gaussian", contrast=None, num_samples=None, decoder_samples=1
+        )
+        runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
+
+    print(f"\n{config.dataset}, test split, binarisation {config.binarization}")
+    if flags.FLAGS.compare:
+        print(reporting.comparison_table(runs))
+    else:
+        print(reporting.evaluation_table(runs[config.encoder]))
+    if not config.explicit:
+        print(experiment.CRITIC_REMARK)
+    print(f"figures: {workdir / 'figures'}")
+
+
+if __name__ == "__main__":
+    experiment.run_command(main)

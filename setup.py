@@ -1,0 +1,34 @@
+"""The package's metadata; its requirements are in requirements.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements() -> list[str]:
+    """The lines of requirements.txt that are neither empty nor comments."""
+    lines = (line.strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+setup(
+    name="avb_jax",
+    version="0.1.0",
+    description="Adversarial Variational Bayes in JAX and Flax: latent-variable models with "
+    "implicit posteriors, and likelihoods that are bounds.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["avb_jax", "avb_jax.*"]),
+    install_requires=requirements(),
+    extras_require={
+        "test": ["pytest>=8.3", "ruff>=0.17.6,<0.18"],
+        "inference": ["numpyro>=0.20,<0.23", "blackjax>=1.3,<2", "arviz>=0.23,<2"],
+        "benchmark": ["torch>=2.13,<3", "psutil>=6.0"],
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)

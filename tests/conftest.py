@@ -1,0 +1,33 @@
+"""The tests' environment: four CPU devices, and no silent promotion of dtypes or ranks."""
+
+import os
+from pathlib import Path
+
+# Set before jax starts its backend. NPROC sizes XLA's thread pool: collectives over several host
+# devices deadlock when it is as small as the machine's number of cores.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["NPROC"] = "16"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """The random key that tests start from."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> Path:
+    """The directory of prepared data sets beside the repository; skips where there is none."""
+    directory = Path(__file__).parents[1].parent / "shared" / "tensorflow_datasets"
+    if not directory.is_dir():
+        pytest.skip(f"needs prepared data sets in {directory}")
+    return directory

@@ -1,0 +1,226 @@
+"""Every encoder keeps one contract; each one's moments or density are those of its draws."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from avb_jax.config import ENCODERS, EXPLICIT_ENCODERS
+from avb_jax.networks import encoders
+from avb_jax.networks.layers import MLP
+from avb_jax.types import Encoding, Tree
+
+B, D, N = 3, 2, 3
+EVENT_SHAPE = (5, 4, 1)
+SIGMAS = 4.5  # tolerated standard errors of a Monte Carlo estimate, at a fixed seed
+
+
+def build(name: str, width: int = 16, depth: int = 2) -> nn.Module:
+    sizes = {"latent_dim": D, "width": width}
+    return {
+        "noise-mlp": lambda: encoders.NoiseMLP(
+            **sizes, noise_dim=N, depth=depth, head_width=16, head_depth=1
+        ),
+        "noise-conv": lambda: encoders.NoiseConv(**sizes, noise_dim=N),
+        "basis": lambda: encoders.Basis(
+            **sizes, noise_dim=N, depth=depth, num_bases=4, basis_width=8
+        ),
+        "gaussian": lambda: encoders.GaussianEncoder(**sizes, depth=depth, full=False),
+        "gaussian-full": lambda: encoders.GaussianEncoder(**sizes, depth=depth, full=True),
+    }[name]()
+
+
+def images(num: int = B, event_shape: tuple[int, int, int] = EVENT_SHAPE) -> np.ndarray:
+    return np.random.default_rng(1).uniform(size=(num, *event_shape)).astype(np.float32)
+
+
+class Case(NamedTuple):
+    """One encoder with parameters none of which is zero."""
+
+    name: str
+    params: Tree
+    encode: Callable[..., Encoding]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def case(request, random_params) -> Case:
+    encoder = build(request.param)
+    params = random_params(encoder, images(), jax.random.key(0), 1)
+    return Case(request.param, params, jax.jit(encoder.apply, static_argnums=3))
+
+
+@pytest.fixture(scope="module", params=EXPLICIT_ENCODERS)
+def explicit(request, random_params) -> Case:
+    encoder = build(request.param)
+    params = random_params(encoder, images(), jax.random.key(0), 1)
+    return Case(request.param, params, jax.jit(encoder.apply, static_argnums=3))
+
+
+def shapes_and_dtypes(encoding: Encoding) -> dict:
+    fields = {k: v for k, v in encoding._asdict().items() if v is not None}
+    return jax.tree.map(lambda a: (a.shape, str(a.dtype)), fields)
+
+
+def test_shapes_and_dtypes_follow_x(case):
+    encode = lambda p, x, key: case.encode(p, x, key, 5)  # noqa: E731
+    key = jax.random.key(0)
+    single = encode(case.params, images(), key)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(single))
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(np.float64), case.params)
+        double = jax.eval_shape(encode, params, images().astype(np.float64), key)
+    for encoding, dtype in ((single, "float32"), (double, "float64")):
+        expected = {"z": ((5, B, D), dtype)}
+        if case.name not in ("noise-mlp", "noise-conv"):
+            known = "moments" if case.name == "basis" else "density"
+            expected[known] = (((B, D), dtype), ((B, D, D), dtype))
+        assert shapes_and_dtypes(encoding) == expected
+
+
+def test_draws_are_a_function_of_the_key(case):
+    x = images()
+    x[1] = x[0]
+    first, again, other = (
+        case.encode(case.params, x, jax.random.key(seed), 5) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.z, again.z)
+    assert np.all(first.z != other.z)
+    # Noise is drawn for each sample and each data point: equal x have different draws.
+    assert len(np.unique(first.z[..., 0])) == 5 * B
+    for known in (first.moments, first.density):
+        if known is not None:
+            np.testing.assert_allclose(known[0][0], known[0][1], rtol=1e-6)
+            np.testing.assert_allclose(known[1][0], known[1][1], rtol=1e-6)
+
+
+def test_each_posterior_depends_on_its_own_x_alone(case):
+    x = images()
+    changed = x.copy()
+    changed[1] = 1.0 - changed[1]
+    key = jax.random.key(0)
+    before, after = case.encode(case.params, x, key, 5), case.encode(case.params, changed, key, 5)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        axis = 1 if old.shape[0] == 5 else 0
+        old, new = (np.moveaxis(np.asarray(a), axis, 0) for a in (old, new))
+        np.testing.assert_allclose(new[[0, 2]], old[[0, 2]], rtol=1e-5, atol=1e-6)
+        assert np.max(np.abs(new[1] - old[1])) > 1e-2
+
+
+def test_permuted_data_have_permuted_posteriors(case):
+    """What is known of q moves with x; a draw is a function of its own x and noise."""
+    order = np.array([2, 0, 1])
+    encode = lambda x: case.encode(case.params, x, jax.random.key(0), 5)  # noqa: E731
+    encoding, permuted = encode(images()), encode(images()[order])
+    known, moved = encoding._replace(z=None), permuted._replace(z=None)
+    for old, new in zip(jax.tree.leaves(known), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_allclose(new, np.asarray(old)[order], rtol=1e-5, atol=1e-6)
+    for b in range(B):
+        repeated = encode(images()[np.full(B, order[b])])
+        np.testing.assert_allclose(permuted.z[:, b], repeated.z[:, b], rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_reaches_every_parameter(case):
+    def total(params):
+        return jnp.sum(jnp.sin(case.encode(params, images(), jax.random.key(0), 5).z))
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(case.params)):
+        assert np.all(np.isfinite(leaf))
+        assert np.max(np.abs(leaf)) > 1e-6
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_trunk_runs_once_however_many_draws(name, random_params):
+    """By XLA's count: 8 draws more cost 8 times what lies beyond the trunk, at most."""
+    x, key = images(4, (8, 8, 16)), jax.random.key(0)
+
+    def flops(module: nn.Module, *args) -> float:
+        static = tuple(i + 1 for i, arg in enumerate(args) if isinstance(arg, int))
+        lowered = jax.jit(module.apply, static_argnums=static)
+        return lowered.lower(random_params(module, *args), *args).cost_analysis()["flops"]
+
+    encoder = build(name, width=128)
+    one, nine = flops(encoder, x, key, 1), flops(encoder, x, key, 9)
+    if name == "noise-conv":
+        trunk = flops(nn.Conv(32, (5, 5)), x)
+    else:
+        trunk = flops(MLP(128, 2), x.reshape(4, -1))
+    assert trunk > 0.05 * one
+    assert nine - one < 8.0 * (one - 0.95 * trunk)
+
+
+def normality(z: np.ndarray) -> float:
+    """p-value of draws [S, D], whitened by their own moments, being standard normal."""
+    whitened = np.linalg.solve(np.linalg.cholesky(np.cov(z.T)), (z - z.mean(0)).T)
+    return scipy.stats.kstest(whitened.ravel(), "norm").pvalue
+
+
+def assert_moments(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray, spread: float) -> None:
+    """z [S, B, D] has these moments, within SIGMAS · spread standard errors of each entry."""
+    centred = z - np.asarray(mean)
+    products = np.einsum("sbd,sbe->sbde", centred, centred)
+    for values, expected in ((z, mean), (products, covariance)):
+        error = np.abs(values.mean(0) - np.asarray(expected))
+        assert np.all(error < SIGMAS * spread * values.std(0) / len(z) ** 0.5)
+
+
+def test_moments_of_basis_are_those_of_its_draws(random_params):
+    """The moments come from noise of their own: of all the batch, or of `MOMENT_DRAWS`."""
+    encoder, x, num = build("basis"), images(2), 20_000
+    params = random_params(encoder, x, jax.random.key(0), 1, gain=1.5)
+    encode = jax.jit(encoder.apply, static_argnums=3)
+    z = np.asarray(encode(params, x, jax.random.key(0), num).z, np.float64)
+    many = encode(params, x, jax.random.key(1), num).moments
+    single = encode(params, x, jax.random.key(1), 1).moments
+    assert_moments(z, *many, spread=(1.0 + num / (2.0 * num)) ** 0.5)
+    assert_moments(z, *single, spread=(1.0 + num / encoders.MOMENT_DRAWS) ** 0.5)
+    assert normality(z[:, 0]) < 1e-6
+    covariance = np.asarray(many.covariance)
+    scale = np.sqrt(np.diagonal(covariance, 0, 1, 2))
+    assert np.all(np.abs(covariance[:, 0, 1] / np.prod(scale, axis=1)) > 0.05)  # it is full
+
+
+def test_explicit_density_is_that_of_the_draws(explicit):
+    encoding = explicit.encode(explicit.params, images(), jax.random.key(0), 20_000)
+    mean, scale_tril = encoding.density
+    z = np.asarray(encoding.z, np.float64)
+    factor = np.asarray(scale_tril, np.float64)
+    assert_moments(z, mean, factor @ factor.transpose(0, 2, 1), spread=1.0)
+    assert np.all(np.triu(factor, 1) == 0.0) and np.all(np.diagonal(factor, 0, 1, 2) > 0.0)
+    assert np.all((factor[:, 1, 0] == 0.0) == (explicit.name == "gaussian"))
+    assert all(normality(z[:, b]) > 0.01 for b in range(B))
+
+
+@pytest.mark.parametrize("name", ["noise-mlp", "gaussian-full"])
+def test_a_fresh_posterior_is_a_gaussian_of_half_the_priors_scale(name):
+    encoder, x, key = build(name, depth=1), images(1, (2, 2, 1)), jax.random.key(0)
+    encode = jax.jit(encoder.init_with_output, static_argnums=3)
+    z = np.asarray(encode(key, x, key, 4000)[0].z, np.float64)
+    assert_moments(z, z.mean(0), 0.25 * np.eye(D)[None], spread=1.0)
+    assert normality(z[:, 0]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["noise-mlp", "noise-conv"])
+def test_implicit_posteriors_are_not_gaussian(name, random_params):
+    encoder, x, key = build(name), images(1, (2, 2, 1)), jax.random.key(0)
+    params = random_params(encoder, x, key, 1, gain=2.0)
+    z = jax.jit(encoder.apply, static_argnums=3)(params, x, key, 4000).z[:, 0]
+    assert normality(np.asarray(z)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "event_shape", [(28, 28, 1), (32, 32, 3), (64, 64, 3), (8, 8, 1), (2, 2, 1), (9, 27, 2)]
+)
+def test_noise_conv_takes_images_of_any_size(event_shape, random_params):
+    encoder, x = build("noise-conv"), images(2, event_shape)
+    params = random_params(encoder, x, jax.random.key(0), 1)
+    encode = jax.jit(encoder.apply, static_argnums=3)
+    z = np.asarray(encode(params, x, jax.random.key(0), 3).z)
+    assert z.shape == (3, 2, D) and np.all(np.isfinite(z))
+    corner = x.copy()
+    corner[0, -1, -1, -1] += 1.0  # the last pixel counts: nothing is cropped away
+    assert np.all(np.asarray(encode(params, corner, jax.random.key(0), 3).z)[:, 0] != z[:, 0])

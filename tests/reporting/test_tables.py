@@ -1,0 +1,122 @@
+"""Evaluation files and tables: values, directions of bounds, and damaged files."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avb_jax.reporting import (
+    comparison_table,
+    evaluation_table,
+    read_evaluation,
+    write_evaluation,
+)
+
+IMPORTANCE = {
+    "name": "importance sampling",
+    "kind": "lower bound",
+    "value": -97.123,
+    "stderr": 0.352,
+    "n": 10000,
+    "effective_sample_size": 63.24,
+    "binarization": "dynamic",
+}
+CRITIC = {"name": "critic's ELBO", "kind": "estimate", "value": -96.5, "stderr": 0.4, "n": 10000}
+EXACT = {"name": "quadrature", "kind": "exact", "value": -97.01, "n": 500}
+REVERSE = {"name": "reverse AIS", "kind": "upper bound", "value": -96.0, "stderr": 0.5, "n": 500}
+
+
+def test_the_table_says_which_way_each_bound_goes():
+    assert evaluation_table([IMPORTANCE, CRITIC, EXACT, REVERSE]).splitlines() == [
+        "quantity             log p(x)                   nats  images   ESS  pixels   remark",
+        "-------------------  ----------------  -------------  ------  ----  -------  -----------",
+        "importance sampling  >= (lower bound)  -97.12 ± 0.35  10,000  63.2  dynamic",
+        "critic's ELBO        ~  (estimate)     -96.50 ± 0.40  10,000                 not a bound",
+        "quadrature           =  (exact)        -97.01            500",
+        "reverse AIS          <= (upper bound)  -96.00 ± 0.50     500",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "expected"),
+    [
+        (0.00123, "-1.2346 ± 0.0012"),
+        (0.0999, "-1.235 ± 0.100"),
+        (12.3, "-1.2 ± 12.3"),
+        (1e-9, "-1.2346 ± 0.0000"),
+        (None, "-1.235"),
+        (0.0, "-1.235"),
+        (math.nan, "-1.235 ± nan"),
+    ],
+)
+def test_decimals_follow_the_standard_error(stderr, expected):
+    entry = {"name": "a", "kind": "lower bound", "value": -1.23456, "stderr": stderr}
+    row = evaluation_table([entry]).splitlines()[2]
+    assert row.split("(lower bound)")[1].strip() == expected
+
+
+def test_runs_stand_together_by_quantity():
+    better = {**IMPORTANCE, "value": -95.5}
+    rows = comparison_table({"avb": [IMPORTANCE, CRITIC], "vae": [better]}).splitlines()[2:]
+    assert [row.split("  ")[0] for row in rows] == [
+        "importance sampling",
+        "importance sampling",
+        "critic's ELBO",
+    ]
+    assert " avb " in rows[0] and "-97.12 ± 0.35" in rows[0]
+    assert " vae " in rows[1] and "-95.50 ± 0.35" in rows[1]
+    assert " avb " in rows[2] and rows[2].endswith("not a bound")
+
+
+def test_entries_come_back_as_they_were(tmp_path):
+    path = tmp_path / "run" / "evaluation.json"
+    entry = {**IMPORTANCE, "value": jnp.float32(-97.5), "n": np.int64(7), "sizes": np.arange(3)}
+    write_evaluation(path, [entry, CRITIC])
+    first, second = read_evaluation(path)
+    assert first == {**IMPORTANCE, "value": -97.5, "n": 7, "sizes": [0, 1, 2]}
+    assert second == CRITIC
+    assert [file.name for file in path.parent.iterdir()] == ["evaluation.json"]
+
+
+def test_values_that_are_not_finite_are_null_in_the_file_and_nan_when_read(tmp_path):
+    path = tmp_path / "evaluation.json"
+    write_evaluation(path, [{**EXACT, "value": -math.inf, "stderr": math.nan}])
+    assert json.loads(path.read_text())[0]["value"] is None
+    (entry,) = read_evaluation(path)
+    assert math.isnan(entry["value"]) and math.isnan(entry["stderr"])
+    assert "nan" in evaluation_table([entry])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ('[{"name": "a", "kind', "is damaged; it must be JSON"),
+        ('{"name": "a"}', "must hold a list"),
+        ('[{"name": "a", "kind": "exact"}]', "must have name, kind and value"),
+        ("[3]", "must have name, kind and value"),
+        ('[{"name": "a", "kind": "bound", "value": 1}]', "was 'bound'; allowed are lower bound, "),
+    ],
+)
+def test_a_missing_or_damaged_file_is_one_clear_sentence(tmp_path, content, message):
+    path = tmp_path / "evaluation.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_evaluation(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_kind_is_refused_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    write_evaluation(path, [EXACT])
+    wrong = {**EXACT, "kind": "guess"}
+    with pytest.raises(ValueError, match="kind of the entry 'quadrature' .* was 'guess'"):
+        write_evaluation(path, [wrong])
+    with pytest.raises(ValueError, match="was 'guess'"):
+        evaluation_table([wrong])
+    with pytest.raises(ValueError, match="was 'guess'"):
+        comparison_table({"run": [wrong]})
+    assert read_evaluation(path) == [EXACT]
