@@ -8,3 +8,26 @@ from avb_jax.parallel import compile_step
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.training import Run, load, train
 from avb_jax.types import Encoding, Gaussian, Moments, Params
+
+__all__ = [
+    "Config",  # every choice of a run, validated
+    "Encoding",  # what an encoder returns: draws of q(z|x), and what it knows of q
+    "Gaussian",  # N(mean, scale_tril scale_trilᵀ), one for each data point
+    "Model",  # encoder, decoder, critic as pure functions; build your own freely
+    "Moments",  # mean and covariance of q(z|x)
+    "Optimizers",  # two optax transformations: (vae, critic)
+    "Params",  # (encoder, decoder, critic)
+    "Run",  # a run, ready to use
+    "TrainState",  # arrays only: step, key, params, two optax states
+    "build_model",  # Config, event shape -> Model
+    "build_optimizers",  # Config -> Optimizers
+    "compile_step",  # a pure step, compiled for any number of devices
+    "contrast",  # r(z|x): moments, whitening, log-density
+    "evaluation",  # likelihoods
+    "fuse_steps",  # K steps in one device call
+    "init_state",  # Model, Optimizers, key -> TrainState
+    "load",  # a run from its directory
+    "make_train_step",  # the fused saddle-point step: (state, batch) -> (state, metrics)
+    "objectives",  # critic losses and the ELBO's terms on plain arrays
+    "train",  # the loop: metrics, checkpoints, resume
+]

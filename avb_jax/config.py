@@ -197,9 +197,7 @@ def _check_field(field: dataclasses.Field, value) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{field.name} was {value!r}; allowed is a value of type {kind.__name__}")
     if limits["choices"] is not None and value not in limits["choices"]:
-        raise ValueError(
-            f"{field.name} was {value!r}; allowed are {', '.join(limits['choices'])}"
-        )
+        raise ValueError(f"{field.name} was {value!r}; allowed are {', '.join(limits['choices'])}")
     at_least, above, below = limits["at_least"], limits["above"], limits["below"]
     if at_least is not None and not value >= at_least:
         raise ValueError(f"{field.name} was {value}; allowed is {at_least} or more")

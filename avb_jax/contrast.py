@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 from avb_jax.densities import log_prior
 from avb_jax.types import Array, Encoding, Gaussian, Key, Moments, Tree
 

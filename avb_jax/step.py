@@ -12,7 +12,7 @@ from avb_jax import contrast as contrasts
 from avb_jax import objectives
 from avb_jax.config import Config
 from avb_jax.data import binarize
-from avb_jax.densities import LOG_2PI, log_prior
+from avb_jax.densities import log_prior
 from avb_jax.model import Model
 from avb_jax.optimizers import Optimizers, averaged_parameters
 from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,9 +66,8 @@ def load(workdir: str | Path) -> Run:
     config = load_config(workdir / "config.json")
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
     model = build_model(config, shape)
-    checkpoints = Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)
-    restored = checkpoints.restore(fresh_state(config, model))
-    checkpoints.close()
+    with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
+        restored = checkpoints.restore(fresh_state(config, model))
     if restored is None:
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     step, state = restored
@@ -133,7 +133,6 @@ def train(
     )
     batches = Batches(dataset.train.images, config.batch_size, config.seed)
     model, optimizers = build_model(config, dataset.event_shape), build_optimizers(config)
-    # Traced before the directory is touched: what cannot run leaves nothing behind.
     steps = fuse_steps(make_train_step(model, optimizers, config), config.num_steps)
     chex.clear_trace_counter()  # of a run before this one
     step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1)
@@ -141,21 +140,21 @@ def train(
     write_atomically(event_shape_path(workdir), " ".join(map(str, dataset.event_shape)).encode())
 
     state, start = fresh_state(config, model), 0
-    checkpoints = Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        start, state = restored
-    with MetricsWriter(workdir / "metrics.jsonl", start) as writer:
+    with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
+        restored = checkpoints.restore(state)
+        if restored is not None:
+            start, state = restored
         clock = _Clock(config, checkpoints, on_interval, model)
-        for state, done, metrics in _calls(config, step, state, start, batches):
-            writer.write(done, metrics)
-            clock.tick(state, done, last=done == config.num_steps)
-    checkpoints.close()
+        with MetricsWriter(workdir / "metrics.jsonl", start) as writer:
+            for done, latest, metrics in _calls(config, step, state, start, batches):
+                writer.write(done, metrics)
+                clock.tick(latest, done, last=done == config.num_steps)
+                state = latest
     return Run(config, model, state.evaluation_params, config.num_steps)
 
 
 def _calls(config: Config, step, state: TrainState, start: int, batches: Batches) -> Iterator:
-    """Yields (state, steps taken, mean metrics) after each device call."""
+    """Yields (steps taken, state, mean metrics) after each device call."""
     size = config.steps_per_call
     progress = tqdm(total=config.num_steps, initial=start, unit="step", dynamic_ncols=True)
     with progress:
@@ -174,7 +173,7 @@ def _calls(config: Config, step, state: TrainState, start: int, batches: Batches
                 "KL": "kl_estimate",
             }
             progress.set_postfix({k: f"{means[v]:.2f}" for k, v in shown.items()}, refresh=False)
-            yield state, first + count, means
+            yield first + count, state, means
 
 
 def _check_finite(metrics: dict[str, np.ndarray], first: int) -> None:

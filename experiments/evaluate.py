@@ -7,9 +7,9 @@ prints the log-likelihood of the test images and writes evaluation.json.
 
 from pathlib import Path
 
-import avb_jax as avb
 from absl import flags
 
+import avb_jax as avb
 from avb_jax import data, experiment, reporting
 
 flags.DEFINE_string("workdir", None, "directory of the run", required=True)

@@ -1,15 +1,15 @@
 """Draws images from a trained run's prior: a PNG grid and an .npz of images and latents.
 
-    python experiments/sample.py --workdir=runs/digits
+python experiments/sample.py --workdir=runs/digits
 """
 
 from pathlib import Path
 
-import avb_jax as avb
 import jax
 import numpy as np
 from absl import flags
 
+import avb_jax as avb
 from avb_jax import experiment, reporting
 
 flags.DEFINE_string("workdir", None, "directory of the run", required=True)

@@ -21,9 +21,7 @@ flags.DEFINE_bool("compare", False, "also train a diagonal Gaussian VAE, in WORK
 def main() -> None:
     config = config_from_flags(flags.FLAGS)
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
-    dataset = data.load(
-        config.dataset, data_dir=config.data_dir, binarization=config.binarization
-    )
+    dataset = data.load(config.dataset, data_dir=config.data_dir, binarization=config.binarization)
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
     if flags.FLAGS.compare:
         vae = dataclasses.replace(

@@ -4,7 +4,6 @@ The features of x are computed once for all the S draws, those of q and of r ali
 layers start at zero: a fresh critic says that q is its contrast.
 """
 
-import math, os
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -30,16 +29,10 @@ class ResidualCritic(nn.Module):
     trunk_width: int
     trunk_depth: int
     conditional: bool = True
-    frequency: float = float(os.environ.get('FREQ','1.0'))
 
     @nn.compact
     def __call__(self, x: Array, z: Array) -> Array:
-        waves = nn.Dense(
-            self.width // 2,
-            kernel_init=nn.initializers.normal(self.frequency),
-            bias_init=nn.initializers.uniform(2.0 * math.pi),
-        )(z)
-        h = nn.Dense(self.width)(jnp.concatenate([latent_features(z), jnp.sin(waves)], axis=-1))
+        h = nn.Dense(self.width)(latent_features(z))
         if self.conditional:
             features = MLP(self.trunk_width, self.trunk_depth)(flatten_images(x))
         for _ in range(self.depth):

@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from avb_jax.networks.layers import CONV_FEATURES, MLP, downsampled_sizes, flatten_images, triangular
+from avb_jax.networks.layers import (
+    CONV_FEATURES,
+    MLP,
+    downsampled_sizes,
+    flatten_images,
+    triangular,
+)
 from avb_jax.types import Array, Encoding, Gaussian, Key, Moments
 
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases

@@ -30,12 +30,18 @@ def build(name: str, width: int = 16, trunk_width: int = 16) -> nn.Module:
 
 @pytest.mark.parametrize("name", CRITICS)
 def test_a_fresh_critic_is_exactly_zero(name):
-    s, params = jax.jit(build(name).init_with_output)(jax.random.key(0), X, Z)
+    critic = build(name)
+
+    @jax.jit
+    def fresh(key):
+        s, params = critic.init_with_output(key, X, Z)
+        return s, jax.grad(lambda p: jnp.sum(jnp.sin(Z[..., 0]) * critic.apply(p, X, Z)))(params)
+
+    s, gradient = fresh(jax.random.key(0))
     assert s.shape == (S, B) and s.dtype == np.float32
     np.testing.assert_array_equal(s, 0.0)
     # Zero by its output layers alone: the gradient moves it from there.
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.cos(Z[..., 0]) * build(name).apply(p, X, Z))))
-    assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(gradient(params))) > 1e-3
+    assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(gradient)) > 1e-3
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -111,7 +117,7 @@ def test_inner_product_interacts_through_its_width_alone(random_params):
     """⟨θ(x), s(z)⟩ + T_x + T_z has interactions of rank `width`; here 2."""
     critic = build("inner-product", width=2)
     values = interaction(critic, random_params(critic, X, Z))
-    assert values[1] > 1e-2 and np.max(values[2:]) < 1e-5
+    assert values[1] > 1e-3 and np.max(values[2:]) < 1e-5
     residual = build("residual", width=2)
     assert interaction(residual, random_params(residual, X, Z))[2] > 1e-4
 

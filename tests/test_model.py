@@ -1,0 +1,256 @@
+"""`build_model` in all its combinations, log q̂ against closed forms, and a model made by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+import avb_jax as avb
+from avb_jax.config import CRITICS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
+from avb_jax.contrast import CONTRASTS, COVARIANCES, Contrast
+from avb_jax.densities import LIKELIHOODS, gaussian_log_prob, log_prior
+from avb_jax.model import MOMENT_DRAWS, Model
+
+S, B, D = 4, 2, 2
+EVENT_SHAPE = (5, 4, 3)
+X = np.random.default_rng(0).uniform(size=(B, *EVENT_SHAPE)).astype(np.float32)
+Z = np.random.default_rng(1).normal(size=(S, B, D)).astype(np.float32)
+SMALL = {
+    "latent_dim": D, "noise_dim": 3, "width": 16, "depth": 1, "head_width": 16, "head_depth": 1,
+    "num_bases": 3, "critic_width": 16, "critic_depth": 1, "critic_trunk_width": 16,
+    "critic_trunk_depth": 1, "binarization": "none",
+}  # fmt: skip
+COMBINATIONS = [
+    *itertools.product(IMPLICIT_ENCODERS, DECODERS, LIKELIHOODS, CONTRASTS),
+    *itertools.product(EXPLICIT_ENCODERS, DECODERS, LIKELIHOODS, [None]),
+]
+
+
+def small_model(**choices) -> Model:
+    return avb.build_model(avb.Config(**SMALL, **choices), EVENT_SHAPE)
+
+
+def random_params(model: Model, zero_critic: bool = False) -> avb.Params:
+    """Parameters none of which is zero, save the critic network's where asked."""
+    rng = np.random.default_rng(2)
+
+    def fill(leaf):
+        fan_in = max(1, int(np.prod(leaf.shape[-2:-1])))
+        return (rng.normal(size=leaf.shape) / fan_in**0.5).astype(leaf.dtype)
+
+    params = jax.tree.map(fill, jax.eval_shape(model.init, jax.random.key(0)))
+    if zero_critic:
+        zeros = jax.tree.map(np.zeros_like, params.critic["critic"])
+        params = params._replace(critic={**params.critic, "critic": zeros})
+    return params
+
+
+@pytest.mark.parametrize("encoder, decoder, likelihood, contrast", COMBINATIONS)
+def test_every_combination_builds(encoder, decoder, likelihood, contrast):
+    """By tracing: all shapes and dtypes of a model's functions, without their arithmetic."""
+    model = small_model(encoder=encoder, decoder=decoder, likelihood=likelihood, contrast=contrast)
+
+    def everything(key, x, z):
+        params = model.init(key)
+        draws = model.sample_posterior(params, key, x, S)
+        log_q = model.log_posterior_estimate(params, key, x, z)
+        return draws, model.decode_mean(params, z), model.log_joint(params, x, z), log_q
+
+    results = jax.eval_shape(everything, jax.random.key(0), X, Z)
+    shapes = [(S, B, D), (S, B, *EVENT_SHAPE), (S, B), (S, B)]
+    assert [r.shape for r in results] == shapes
+    assert {str(r.dtype) for r in results} == {"float32"}
+    assert model.event_shape == EVENT_SHAPE and model.latent_dim == D
+    assert (model.log_ratio is None) == (encoder in EXPLICIT_ENCODERS)
+    assert model.contrast.name == (contrast or "prior")
+
+
+def test_init_is_a_function_of_the_key():
+    model = small_model(likelihood="gaussian", contrast="learned")
+    init = jax.jit(model.init)
+    first, again, other = init(jax.random.key(0)), init(jax.random.key(0)), init(jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    changed = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (first, other)), strict=True)]
+    kernels = [a.ndim > 1 and np.any(a) for a in jax.tree.leaves(first)]
+    assert changed == kernels or np.all(np.array(changed)[np.array(kernels)])
+    assert set(first.critic) == {"critic", "contrast"}
+    assert set(random_params(small_model()).critic) == {"critic"}
+    assert random_params(small_model(encoder="gaussian")).critic == {}
+
+
+@pytest.mark.parametrize("encoder", EXPLICIT_ENCODERS)
+def test_log_posterior_of_an_explicit_encoder_is_exact(encoder):
+    model = small_model(encoder=encoder)
+    params = random_params(model)
+    density = jax.jit(model.encode, static_argnums=3)(
+        params.encoder, jax.random.key(0), X, 1
+    ).density
+    actual = jax.jit(model.log_posterior_estimate)(params, jax.random.key(1), X, Z)
+    mean, factor = (np.asarray(a, np.float64) for a in density)
+    for b in range(B):
+        expected = scipy.stats.multivariate_normal(mean[b], factor[b] @ factor[b].T).logpdf(Z[:, b])
+        np.testing.assert_allclose(actual[:, b], expected, rtol=1e-4)
+
+
+def contrast_moments(model: Model, params: avb.Params, key: jax.Array) -> tuple:
+    """Mean [B, D] and covariance [B, D, D] of r(z|x), by NumPy from what the encoder returns."""
+    if model.contrast.name == "prior":
+        return np.zeros((B, D)), np.stack([np.eye(D)] * B)
+    if model.contrast.name == "learned":
+        mean, factor = (np.asarray(a, np.float64) for a in model.contrast.network(params.critic, X))
+        return mean, factor @ factor.transpose(0, 2, 1)
+    encoding = jax.jit(model.encode, static_argnums=3)(params.encoder, key, X, MOMENT_DRAWS)
+    if encoding.moments is not None:
+        mean, covariance = (np.asarray(a, np.float64) for a in encoding.moments)
+    else:
+        z = np.asarray(encoding.z, np.float64)
+        mean = z.mean(0)
+        covariance = np.stack([np.cov(z[:, b].T, bias=True) for b in range(B)])
+    if model.contrast.covariance == "diagonal":
+        covariance = covariance * np.eye(D)
+    return mean, covariance
+
+
+IMPLICIT_CASES = [
+    ("noise-mlp", "prior", "full"),
+    ("noise-mlp", "learned", "full"),
+    *itertools.product(["noise-mlp", "basis"], ["moments"], COVARIANCES),
+]
+
+
+@pytest.mark.parametrize("encoder, contrast, covariance", IMPLICIT_CASES)
+@pytest.mark.parametrize("zero_critic", [True, False])
+def test_log_posterior_of_an_implicit_encoder(encoder, contrast, covariance, zero_critic):
+    """log r(z|x) of SciPy, plus the critic's value in coordinates whitened by NumPy."""
+    model = small_model(encoder=encoder, contrast=contrast, covariance=covariance)
+    params, key = random_params(model, zero_critic), jax.random.key(3)
+    actual = jax.jit(model.log_posterior_estimate)(params, key, X, Z)
+    mean, covariance = contrast_moments(model, params, key)
+    log_r, z_tilde = np.zeros((S, B)), np.zeros((S, B, D))
+    for b in range(B):
+        log_r[:, b] = scipy.stats.multivariate_normal(mean[b], covariance[b]).logpdf(Z[:, b])
+        factor = np.linalg.cholesky(covariance[b])
+        z_tilde[:, b] = np.linalg.solve(factor, (Z[:, b] - mean[b]).T).T
+    s = np.asarray(jax.jit(model.log_ratio)(params.critic, X, jnp.asarray(z_tilde, jnp.float32)))
+    assert np.any(s) != zero_critic
+    np.testing.assert_allclose(actual, log_r + s, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_critic_is_the_log_posterior_less_one(critic):
+    model = small_model(critic=critic)
+    params, key = random_params(model), jax.random.key(3)
+    log_q = np.asarray(jax.jit(model.log_posterior_estimate)(params, key, X, Z))
+    np.testing.assert_allclose(jax.jit(model.critic)(params, key, X, Z), log_q - 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_log_joint_is_the_likelihood_and_the_prior(likelihood):
+    model = small_model(likelihood=likelihood, encoder="gaussian")
+    params = random_params(model)
+    outputs = jax.jit(model.decode)(params.decoder, Z)
+    log_likelihood = np.asarray(model.log_likelihood(outputs, X), np.float64)
+    expected = log_likelihood + scipy.stats.norm.logpdf(Z).sum(-1)
+    np.testing.assert_allclose(jax.jit(model.log_joint)(params, X, Z), expected, rtol=1e-5)
+    mean = np.asarray(jax.jit(model.decode_mean)(params, Z))
+    assert mean.shape == (S, B, *EVENT_SHAPE) and np.all((0.0 <= mean) & (mean <= 1.0))
+    # The decoder sees z alone, one row at a time.
+    swapped = np.asarray(jax.jit(model.decode_mean)(params, Z[::-1, ::-1]))
+    np.testing.assert_allclose(swapped, mean[::-1, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("event_shape", [(8, 8), (8, 8, 1, 1), (0, 8, 1), (8, -1, 1)])
+def test_event_shapes_that_are_not_images_are_refused(event_shape):
+    with pytest.raises(ValueError, match=r"event_shape was .* allowed are three positive numbers"):
+        avb.build_model(avb.Config(), event_shape)
+
+
+NOISE = 0.5  # standard deviation of x given z, in the model below
+
+
+def linear_gaussian() -> Model:
+    """p(x|z) = N(w z, NOISE²), q(z|x) = a x + b ε: plain functions, and its truth is known."""
+
+    def init(key):
+        del key
+        encoder = {"a": jnp.float32(-0.1), "b": jnp.float32(1.5)}
+        return avb.Params(encoder, {"w": jnp.float32(0.3)}, {"c": jnp.zeros((3, 3))})
+
+    def encode(phi, key, x, num_samples):
+        noise = jax.random.normal(key, (num_samples, x.shape[0], 1))
+        return avb.Encoding(phi["a"] * x[None] + phi["b"] * noise)
+
+    def log_ratio(psi, x, z):
+        of_x = jnp.concatenate([jnp.ones_like(x), x, jnp.square(x)], -1)
+        of_z = jnp.concatenate([jnp.ones_like(z), z, jnp.square(z)], -1)
+        return jnp.einsum("bi,ij,sbj->sb", of_x, psi["c"], of_z)
+
+    return Model(
+        event_shape=(1,),
+        latent_dim=1,
+        init=init,
+        encode=encode,
+        decode=lambda theta, z: theta["w"] * z,
+        log_likelihood=lambda mean, x: gaussian_log_prob((mean, jnp.log(jnp.full(1, NOISE))), x),
+        mean=lambda mean: mean,
+        log_ratio=log_ratio,
+        contrast=Contrast("moments"),
+    )
+
+
+def exact_elbo(params: avb.Params, x: np.ndarray) -> float:
+    """E_q[log p(x|z)] − KL(q‖p) of the model above, in closed form, nats."""
+    a, b = float(params.encoder["a"]), float(params.encoder["b"])
+    w = float(params.decoder["w"])
+    residual = (x - w * a * x) ** 2 + (w * b) ** 2
+    reconstruction = -0.5 * (residual / NOISE**2 + np.log(2.0 * np.pi * NOISE**2))
+    kl = 0.5 * ((a * x) ** 2 + b**2 - 1.0) - np.log(abs(b))
+    return float(np.mean(reconstruction - kl))
+
+
+def test_a_model_made_by_hand_trains_with_any_optax_transformation():
+    """No Flax, no image: x ~ N(0, 1.25), so that w = ±1, and then q can be the true posterior."""
+    x = np.random.default_rng(5).normal(scale=1.25**0.5, size=(512, 1)).astype(np.float32)
+    model = linear_gaussian()
+    config = avb.Config(latent_dim=1, num_samples=16)
+    schedule = optax.cosine_decay_schedule(0.05, 400)
+    optimizers = avb.Optimizers(
+        vae=optax.chain(optax.clip(1.0), optax.adabelief(schedule)),
+        critic=optax.sgd(0.01, momentum=0.9),
+    )
+    state = avb.init_state(model, optimizers, jax.random.key(0))
+    before = exact_elbo(state.params, x)
+    step = jax.jit(avb.fuse_steps(avb.make_train_step(model, optimizers, config)))
+    state, metrics = step(state, np.broadcast_to(x, (400, *x.shape)))
+
+    params, evidence = state.params, np.mean(x**2)
+    best = np.mean(scipy.stats.norm.logpdf(x, scale=evidence**0.5))
+    after = exact_elbo(params, x)
+    assert before < best - 1.0
+    assert best - 0.01 < after < best + 1e-6
+    w = float(params.decoder["w"])
+    np.testing.assert_allclose(w**2 + NOISE**2, evidence, rtol=0.05)
+    # The true posterior has mean x w/(w² + NOISE²) and variance NOISE²/(w² + NOISE²).
+    np.testing.assert_allclose(params.encoder["a"], w / (w**2 + NOISE**2), rtol=0.05)
+    np.testing.assert_allclose(params.encoder["b"] ** 2, NOISE**2 / (w**2 + NOISE**2), rtol=0.1)
+    assert np.mean(metrics["elbo_estimate"][-50:]) == pytest.approx(after, abs=0.03)
+
+
+def test_the_hand_made_model_has_the_methods_of_any_other():
+    model = linear_gaussian()
+    params = model.init(jax.random.key(0))
+    x, z = jnp.array([[1.0], [-0.5]]), jnp.array([[[0.2], [0.4]], [[-1.0], [2.0]], [[0.0], [0.5]]])
+    expected = scipy.stats.norm.logpdf(x, 0.3 * np.asarray(z), NOISE).sum(-1) + np.asarray(
+        log_prior(z)
+    )
+    np.testing.assert_allclose(model.log_joint(params, x, z), expected, rtol=1e-5)
+    np.testing.assert_allclose(model.decode_mean(params, z), 0.3 * np.asarray(z), rtol=1e-6)
+    # q is a Gaussian and the critic zero: log q̂ differs from log q by the moments' noise alone.
+    log_q = scipy.stats.norm.logpdf(z, -0.1 * np.asarray(x), 1.5).sum(-1)
+    estimate = model.log_posterior_estimate(params, jax.random.key(1), x, z)
+    # Of 256 draws the mean has a standard error of 1/16 scales, ½ log|Ĉ| one of 0.044: four each.
+    np.testing.assert_allclose(estimate, log_q, atol=4 * (2.0 / 16 + 0.044))
