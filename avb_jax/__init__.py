@@ -1,6 +1,6 @@
 """Adversarial Variational Bayes in JAX: implicit posteriors whose log-density a critic learns."""
 
-from avb_jax import contrast, evaluation, objectives
+from avb_jax import contrast, data, evaluation, objectives
 from avb_jax.config import Config
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
@@ -23,6 +23,7 @@ __all__ = [
     "build_optimizers",  # Config -> Optimizers
     "compile_step",  # a pure step, compiled for any number of devices
     "contrast",  # r(z|x): moments, whitening, log-density
+    "data",  # named data sets, batches, binarisation
     "evaluation",  # likelihoods
     "fuse_steps",  # K steps in one device call
     "init_state",  # Model, Optimizers, key -> TrainState

@@ -6,16 +6,27 @@ import types
 import typing
 from pathlib import Path
 
-from avb_jax.contrast import CONTRASTS, COVARIANCES
-from avb_jax.data import BINARIZATIONS, NAMES
-from avb_jax.densities import LIKELIHOODS
-from avb_jax.objectives import CRITIC_LOSSES
-
+DATASETS = (
+    "digits",
+    "four_images",
+    "mnist",
+    "fashion_mnist",
+    "binarized_mnist",
+    "omniglot",
+    "kmnist",
+    "cifar10",
+    "celeb_a",
+)
+BINARIZATIONS = ("dynamic", "static", "threshold", "none")
+LIKELIHOODS = ("bernoulli", "gaussian", "logistic")
 IMPLICIT_ENCODERS = ("noise-mlp", "noise-conv", "basis")
 EXPLICIT_ENCODERS = ("gaussian", "gaussian-full")
 ENCODERS = IMPLICIT_ENCODERS + EXPLICIT_ENCODERS
 DECODERS = ("mlp", "conv")
 CRITICS = ("residual", "inner-product", "unconditional")
+CONTRASTS = ("prior", "moments", "learned")
+COVARIANCES = ("full", "diagonal")
+CRITIC_LOSSES = ("logistic", "exp", "exp_as_written")
 UPDATES = ("simultaneous", "alternating")
 SCHEDULES = ("constant", "cosine")
 
@@ -37,7 +48,7 @@ class Config:
     """
 
     dataset: str = _option(
-        "digits", f"data set: {', '.join(NAMES)}, or FILE.npz or FILE.npy of uint8 images"
+        "digits", f"data set: {', '.join(DATASETS)}, or FILE.npz or FILE.npy of uint8 images"
     )
     data_dir: str | None = _option(
         None, "directory of prepared TFDS data sets (unset: TFDS's own)", same_run=True

@@ -14,9 +14,6 @@ import numpy as np
 from avb_jax.densities import log_prior
 from avb_jax.types import Array, Encoding, Gaussian, Key, Moments, Tree
 
-CONTRASTS = ("prior", "moments", "learned")
-COVARIANCES = ("full", "diagonal")
-
 
 class Contrast(NamedTuple):
     """One choice of r(z|x).

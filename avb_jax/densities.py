@@ -38,8 +38,13 @@ def _sum_event(values: Array) -> Array:
 
 
 def bernoulli_log_prob(logits: Array, x: Array) -> Array:
-    """Σ log Bernoulli(x; σ(logits)) in nats; logits [S, B, ...], x [B, ...] -> [S, B]."""
-    return _sum_event(x[None] * logits - jax.nn.softplus(logits))
+    """Σ log Bernoulli(x; σ(logits)) in nats; logits [S, B, ...], x [B, ...] -> [S, B].
+
+    Logits [S, 1, ...] serve all x: their normaliser is then computed once.
+    """
+    flat = logits.reshape(*logits.shape[:2], -1)
+    inner = jnp.einsum("sbe,be->sb", flat, x.reshape(x.shape[0], -1))
+    return inner - jnp.sum(jax.nn.softplus(flat), axis=-1)
 
 
 def gaussian_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:

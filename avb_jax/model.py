@@ -52,7 +52,7 @@ class Model(NamedTuple):
 
     def sample_posterior(self, params: Params, key: Key, x: Array, num_samples: int) -> Array:
         """Draws of q(z|x): [S, B, D]."""
-        return self.encode(params.encoder, key, x, num_samples).z
+        return self.encode(params.encoder, key, jnp.asarray(x), num_samples).z
 
     def decode_mean(self, params: Params, z: Array) -> Array:
         """E[x|z]: z [S, B, D] -> [S, B, ...]."""
@@ -69,6 +69,7 @@ class Model(NamedTuple):
         moments, where draws must tell them, come from fresh draws by `key`; exact for an
         explicit one.
         """
+        x = jnp.asarray(x)
         encoding = self.encode(params.encoder, key, x, MOMENT_DRAWS)
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)

@@ -9,10 +9,9 @@ import warnings
 import jax
 import jax.numpy as jnp
 
+from avb_jax.config import CRITIC_LOSSES
 from avb_jax.densities import LOG_2PI
 from avb_jax.types import Array, Gaussian
-
-CRITIC_LOSSES = ("logistic", "exp", "exp_as_written")
 
 
 def critic_loss(name: str, s_q: Array, s_r: Array) -> Array:

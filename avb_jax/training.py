@@ -64,6 +64,8 @@ def load(workdir: str | Path) -> Run:
     """
     workdir = Path(workdir)
     config = load_config(workdir / "config.json")
+    if not event_shape_path(workdir).exists():
+        raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
     model = build_model(config, shape)
     with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:

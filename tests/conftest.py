@@ -10,6 +10,10 @@ os.environ["NPROC"] = "16"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
+# Most of the tests' time is compilation: its costly passes are left out.
+os.environ["XLA_FLAGS"] += (
+    " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

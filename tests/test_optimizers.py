@@ -94,7 +94,9 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
     optimizer = build_optimizers(config).vae
     state = optimizer.init({"a": jnp.zeros(1), "b": jnp.zeros(1)})
     with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
-        _, state = optimizer.update({"a": jnp.array([3.0]), "b": jnp.array([4.0])}, state)
+        _, state = jax.jit(optimizer.update)(
+            {"a": np.array([3.0], "f"), "b": np.array([4.0], "f")}, state
+        )
     first_moment = optax.tree_utils.tree_get(state, "mu")
     np.testing.assert_allclose(first_moment["a"], 0.1 * 0.6, rtol=1e-6)
     np.testing.assert_allclose(first_moment["b"], 0.1 * 0.8, rtol=1e-6)

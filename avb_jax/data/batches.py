@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avb_jax.config import BINARIZATIONS
 from avb_jax.types import Array, Key
-
-BINARIZATIONS = ("dynamic", "static", "threshold", "none")
 
 
 def check_binarization(binarization: str) -> None:

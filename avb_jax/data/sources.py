@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avb_jax.config import DATASETS
 from avb_jax.data import prepared
 from avb_jax.data.batches import check_binarization, frozen_random
-
-NAMES: tuple[str, ...] = ("digits", "four_images", *prepared.SPLITS)
 
 _SPLIT_SEED = 0
 _STATIC_SEED = 1
@@ -62,7 +61,7 @@ def load(
       before it the validation split, in the order of the file.
 
     Args:
-        name: one of NAMES, or a path that ends in .npz or .npy.
+        name: one of DATASETS, or a path that ends in .npz or .npy.
         data_dir: where tensorflow-datasets prepared the data; None for its default directory.
         binarization: one of BINARIZATIONS; "static" draws each pixel here, once, from
             Bernoulli(intensity / 255) with a fixed seed, and stores 0 or 255.
@@ -83,7 +82,7 @@ def load(
         splits = _own(name)
     else:
         raise ValueError(
-            f"dataset must be one of {', '.join(NAMES)}, or a FILE.npz or FILE.npy, got {name!r}"
+            f"dataset must be one of {', '.join(DATASETS)}, or a FILE.npz or FILE.npy, got {name!r}"
         )
     if binarization == "static":
         splits = [_fix(split, index) for index, split in enumerate(splits)]

@@ -196,6 +196,7 @@ def _evaluate_batch(
 
 
 def check_counts(**counts: int) -> None:
+    """Raises ValueError unless every count is at least 1."""
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} was {count}; allowed is 1 or more")

@@ -16,7 +16,7 @@ fit = jax.jit(fit_proposal, static_argnames="inflation")
 
 def make_proposal(dim, degrees):
     mean = jnp.linspace(-1.0, 1.0, dim)[None]
-    scale_tril = jnp.tril(0.3 + jnp.eye(dim))[None]
+    scale_tril = jnp.tril(2.0 - jnp.eye(dim))[None]
     return Proposal(mean, scale_tril, degrees)
 
 

@@ -1,0 +1,186 @@
+"""The saddle-point problem of one batch: the two players' terms, gradients and moves."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from avb_jax import contrast as contrasts
+from avb_jax import objectives
+from avb_jax.config import Config
+from avb_jax.densities import log_prior
+from avb_jax.model import Model
+from avb_jax.types import Array, Encoding, Gaussian, Key, Tree
+
+Metrics = dict[str, Array]
+
+
+class Draws(NamedTuple):
+    """What the two players need of q(z|x) for one batch.
+
+    Attributes:
+        z: [S, B, D].
+        z_tilde: [S, B, D], z in the contrast's coordinates.
+        log_scale: [B], ½ log|C| of the contrast, nats.
+        density: q itself, where it is Gaussian; else None.
+    """
+
+    z: Array
+    z_tilde: Array
+    log_scale: Array
+    density: Gaussian | None
+
+
+class Players(NamedTuple):
+    """The saddle-point problem of one config: its terms, shared by all kinds of update."""
+
+    model: Model
+    config: Config
+
+    @property
+    def as_written(self) -> bool:
+        return self.config.critic_loss == "exp_as_written"
+
+    def draw(self, phi: Tree, psi: Tree, key: Key, x: Array) -> tuple[Draws, Encoding]:
+        """Draws of q(z|x), differentiable in φ, also through the standardisation."""
+        model = self.model
+        encoding = model.encode(phi, key, x, self.config.samples)
+        if encoding.density is not None:
+            zero = jnp.zeros(x.shape[0], encoding.z.dtype)
+            return Draws(encoding.z, encoding.z, zero, encoding.density), encoding
+        reference = model.contrast.reference(psi, x, encoding)
+        if self.as_written:  # there q moves through z alone
+            reference = jax.lax.stop_gradient(reference)
+        log_scale = contrasts.log_scale(reference, encoding.z)
+        log_scale = log_scale - model.contrast.log_scale_bias(encoding)
+        z_tilde = contrasts.whiten(encoding.z, reference)
+        return Draws(encoding.z, z_tilde, log_scale, None), encoding
+
+    def reference_draws(self, key: Key, encoding: Encoding) -> Array:
+        contrast = self.model.contrast
+        own_moments = contrast.whitens_draws(encoding)
+        return contrasts.sample_reference(key, encoding.z, own_moments, contrast.covariance)
+
+    def log_ratio(self, psi: Tree, z_q: Array, *, x: Array, z_r: Array) -> Array:
+        """s at the draws of q, then at those of r: [2S, B], with one pass over x."""
+        return self.model.log_ratio(psi, x, jnp.concatenate([z_q, z_r]))
+
+    def minus_log_contrast(self, draws: Draws) -> Array:
+        """−log r(z|x) in nats, [S, B] or [1, B]; its mean, where r has the moments of q."""
+        dim = draws.z.shape[-1]
+        if self.model.contrast.name == "moments" and not self.as_written:
+            return objectives.gaussian_entropy(draws.log_scale, dim)[None]
+        return draws.log_scale[None] - log_prior(draws.z_tilde)
+
+    def critic_loss(self, s: Array, draws: Draws) -> Array:
+        """Mean critic loss; s is [2S, B]."""
+        s_q, s_r = jnp.split(s, 2)
+        if self.as_written:
+            s_q = s_q - self.minus_log_contrast(draws) - 1.0  # T
+        return jnp.mean(objectives.critic_loss(self.config.critic_loss, s_q, s_r))
+
+    def contrast_loss(self, psi: Tree, x: Array, z: Array) -> Array:
+        """−E_q log r_α(z|x): zero unless the contrast is learned."""
+        if self.model.contrast.name != "learned":
+            return jnp.zeros([], z.dtype)
+        return -jnp.mean(contrasts.log_density(z, self.model.contrast.network(psi, x)))
+
+    def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
+        """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
+        outputs = self.model.decode(theta, draws.z[: self.config.decoder_samples])
+        reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
+        if draws.density is not None:
+            return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
+        entropy = jnp.mean(self.minus_log_contrast(draws))
+        return reconstruction, -entropy - jnp.mean(log_prior(draws.z))
+
+
+class Linearisation(NamedTuple):
+    """The critic at one ψ: s at the draws of q and of r, [2S, B], and its pull-back."""
+
+    s: Array
+    pull: Callable[[Array], tuple[Tree, Array]]
+
+
+def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, x: Array):
+    """One forward pass of the critic over the draws of q and of r."""
+    log_ratio = partial(players.log_ratio, x=x, z_r=z_r)
+    return Linearisation(*jax.vjp(log_ratio, psi, draws.z_tilde))
+
+
+def _critic_gradient(players: Players, psi: Tree, draws: Draws, at: Linearisation, x: Array):
+    """The critic group's gradient, by a pull-back of `at`, and the loss it belongs to."""
+    loss, s_bar = jax.value_and_grad(players.critic_loss)(at.s, draws)
+    gradient, _ = at.pull(s_bar)
+    if players.model.contrast.name == "learned":
+        contrast_gradient = jax.grad(players.contrast_loss)(psi, x, draws.z)
+        gradient = jax.tree.map(jnp.add, gradient, contrast_gradient)
+    return gradient, loss
+
+
+def shape_gradient(at: Linearisation) -> tuple[Array, Array]:
+    """E_q[s] and its z̃-gradient, [S, B, D], by a pull-back of `at`."""
+    of_q = jnp.zeros_like(at.s).at[: at.s.shape[0] // 2].set(2.0 / at.s.size)
+    return jnp.sum(of_q * at.s), at.pull(of_q)[1]
+
+
+def vae_gradients(players: Players, theta: Tree, draws: Draws, pull_draws, s_z: Array, x, weight):
+    """Gradients of −ELBO in (φ, θ), and its two terms; s_z is the z̃-gradient of E_q[s]."""
+
+    def loss(theta, draws):
+        reconstruction, kl = players.elbo_terms(theta, draws, x)
+        return weight * kl - reconstruction, (reconstruction, kl)
+
+    (draws_theta, terms) = jax.grad(loss, argnums=(0, 1), has_aux=True)(theta, draws)
+    theta_gradient, draws_bar = draws_theta
+    draws_bar = draws_bar._replace(z_tilde=draws_bar.z_tilde + weight * s_z)
+    (phi_gradient,) = pull_draws(draws_bar)
+    return (phi_gradient, theta_gradient), terms
+
+
+def _critic_metrics(loss: Array, s: Array) -> Metrics:
+    s_q, s_r = jnp.split(s, 2)
+    return {
+        "critic_loss": loss,
+        "log_ratio": jnp.mean(s_q),
+        "balance": objectives.balance(s_q, s_r),
+        "reference_mean_ratio": jnp.mean(jnp.exp(s_r)),
+    }
+
+
+def apply_gradient(optimizer, gradient: Tree, opt_state: Tree, params: Tree):
+    """One move of an optax transformation: (params, its state)."""
+    with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+class CriticTurn(NamedTuple):
+    """The critic's moves against one batch x."""
+
+    players: Players
+    optimizer: optax.GradientTransformation
+    x: Array
+    mean: Callable[[Tree], Tree]
+
+    def step(self, psi: Tree, opt_state: Tree, draws: Draws, z_r: Array):
+        """Moves ψ once; returns it with its linearisation before the move, and metrics."""
+        at = linearise_critic(self.players, psi, draws, z_r, self.x)
+        gradient, loss = _critic_gradient(self.players, psi, draws, at, self.x)
+        psi, opt_state = apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
+        return psi, opt_state, at, _critic_metrics(loss, at.s)
+
+    def extra_steps(self, psi: Tree, opt_state: Tree, phi: Tree, key: Key):
+        """The critic steps beyond the first, each on fresh noise."""
+
+        def one(carry, key):
+            key_q, key_r = jax.random.split(key)
+            draws, encoding = self.players.draw(phi, carry[0], key_q, self.x)
+            z_r = self.players.reference_draws(key_r, encoding)
+            return self.step(*carry, draws, z_r)[:2], None
+
+        keys = jax.random.split(key, self.players.config.critic_steps - 1)
+        return jax.lax.scan(one, (psi, opt_state), keys)[0]

@@ -1,0 +1,126 @@
+"""The command lines: what they leave, and one sentence and exit status 2 for wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--width=16 --critic_width=16 --critic_depth=1 --critic_trunk_width=16 --head_width=16 "
+    "--num_steps=30 --steps_per_call=10 --latent_dim=2 --evaluation_samples=20"
+).split()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(cache, name, *arguments):
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    environment |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=300, cwd=cache,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    result = command(cache, "train", *SMALL, f"--workdir={workdir}", "--compare")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_training_prints_a_table_and_leaves_everything(trained):
+    workdir, printed = trained
+    assert "lower bound" in printed and "not a bound" in printed
+    assert "gaussian" in printed and str(workdir / "figures") in printed
+    for name in ("data", "reconstructions", "samples", "latent", "posteriors", "learning_curves"):
+        assert (workdir / "figures" / f"{name}.png").stat().st_size > 1000
+    entries = json.loads((workdir / "evaluation.json").read_text())
+    kinds = {(entry["name"], entry["kind"]) for entry in entries}
+    assert kinds == {
+        ("log_likelihood", "lower bound"),
+        ("log_likelihood", "exact"),
+        ("elbo", "estimate"),
+    }
+    assert all(entry["binarization"] == "dynamic" and entry["n"] > 100 for entry in entries)
+    assert (workdir / "gaussian" / "evaluation.json").exists()
+
+
+def test_evaluating_reads_everything_from_the_workdir(trained, cache):
+    workdir, _ = trained
+    before = json.loads((workdir / "evaluation.json").read_text())
+    result = command(cache, "evaluate", f"--workdir={workdir}", "--evaluation_samples=20")
+    assert result.returncode == 0, result.stderr
+    after = json.loads((workdir / "evaluation.json").read_text())
+    assert [entry["value"] for entry in before] == [entry["value"] for entry in after]
+
+
+def test_sampling_writes_images(trained, cache):
+    workdir, _ = trained
+    result = command(cache, "sample", f"--workdir={workdir}", "--num_samples=5")
+    assert result.returncode == 0, result.stderr
+    with np.load(workdir / "samples.npz") as file:
+        assert file["images"].shape == (5, 8, 8, 1) and file["z"].shape == (5, 2)
+        assert 0.0 <= file["images"].min() and file["images"].max() <= 1.0
+    assert (workdir / "samples.png").exists()
+
+
+def test_help_names_every_flag_and_its_choices(cache):
+    result = command(cache, "train", "--help")
+    assert result.returncode == 0
+    for text in ("--noise_dim", "<dynamic|static|threshold|none>", "seconds between", "--workdir"):
+        assert text in result.stdout
+
+
+BAD = {
+    "an unknown data set": (["--dataset=nosuch"], "nosuch"),
+    "an unknown flag": (["--nosuch=1"], "nosuch"),
+    "an unknown choice": (["--encoder=nosuch"], "noise-mlp"),
+    "a value of another type": (["--batch_size=many"], "batch_size"),
+    "a data directory without the data": (["--dataset=mnist", "--data_dir=here"], "mnist"),
+    "a batch larger than the data": (["--batch_size=5000"], "batch_size"),
+    "a latent dimension below 1": (["--latent_dim=0"], "latent_dim"),
+    "a noise dimension below 1": (["--noise_dim=0"], "noise_dim"),
+    "a contrast with an explicit encoder": (["--encoder=gaussian", "--contrast=learned"], "KL"),
+    "an argument that is no flag": (["digits"], "digits"),
+}
+
+
+@pytest.mark.parametrize("arguments,named", BAD.values(), ids=BAD.keys())
+def test_wrong_input_is_one_sentence_and_status_2(arguments, named, cache, tmp_path):
+    result = command(cache, "train", *arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    message = result.stderr.strip()
+    assert message.startswith("error: ") and named in message
+    assert "Traceback" not in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_the_users_own_that_do_not_fit(cache, tmp_path):
+    path = tmp_path / "mine.npy"
+    np.save(path, np.full((40, 8, 8), 300))
+    result = command(cache, "train", f"--dataset={path}", f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2 and "[0, 255]" in result.stderr
+
+
+def test_a_workdir_without_a_run(cache, tmp_path):
+    for name in ("evaluate", "sample"):
+        result = command(cache, name, f"--workdir={tmp_path / 'nothing'}")
+        assert result.returncode == 2 and "nothing" in result.stderr
+        assert not (tmp_path / "nothing").exists()
+
+
+def test_a_workdir_of_another_run_is_kept(trained, cache):
+    workdir, _ = trained
+    result = command(cache, "train", *SMALL, "--seed=1", f"--workdir={workdir}")
+    assert result.returncode == 2 and "another seed" in result.stderr
+    assert (workdir / "checkpoints").exists()
