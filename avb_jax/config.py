@@ -66,9 +66,9 @@ class Config:
     encoder: str = _option("noise-mlp", "q(z|x); the last two are explicit", choices=ENCODERS)
     decoder: str = _option("mlp", "network of p(x|z)", choices=DECODERS)
     width: int = _option(512, "units of each hidden layer, encoder and decoder", at_least=1)
-    depth: int = _option(2, "hidden layers, encoder and decoder", at_least=1)
-    head_width: int = _option(128, "units of each layer where noise meets x", at_least=1)
-    head_depth: int = _option(2, "residual layers where noise meets x", at_least=1)
+    depth: int = _option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
+    head_width: int = _option(128, "units of each layer of noise-mlp's head", at_least=1)
+    head_depth: int = _option(2, "residual layers of noise-mlp's head", at_least=1)
     num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
     num_samples: int | None = _option(
         None,
@@ -94,7 +94,7 @@ class Config:
     update: str = _option(
         "simultaneous", "both players from the same point, or the critic first", choices=UPDATES
     )
-    seed: int = _option(0, "of every random number", at_least=0)
+    seed: int = _option(0, "of every random number", at_least=0, below=2**32)
     num_steps: int = _option(4000, "optimiser steps", at_least=1)
     batch_size: int = _option(128, "B, images a step", at_least=1)
     learning_rate: float = _option(5e-4, "of encoder and decoder (Adam)", above=0.0)
@@ -228,7 +228,7 @@ def load_config(path: Path) -> Config:
         return Config(**json.loads(Path(path).read_text()))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; allowed is the workdir of a run") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from None
 
 

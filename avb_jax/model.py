@@ -21,7 +21,7 @@ from avb_jax.types import (
     Params,
 )
 
-MOMENT_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs
+POSTERIOR_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs
 
 
 class Model(NamedTuple):
@@ -70,7 +70,7 @@ class Model(NamedTuple):
         explicit one.
         """
         x = jnp.asarray(x)
-        encoding = self.encode(params.encoder, key, x, MOMENT_DRAWS)
+        encoding = self.encode(params.encoder, key, x, POSTERIOR_DRAWS)
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)
         reference = self.contrast.reference(params.critic, x, encoding)

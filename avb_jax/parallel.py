@@ -1,5 +1,6 @@
 """One pure step on any number of devices: `jit` over a mesh, or `pmap`."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -11,8 +12,14 @@ MODES = ("jit", "pmap")
 AXIS = "devices"
 
 
-def compile_step(step: Step, mode: str = "jit", *, batch_axis: int = 0) -> Step:
-    """Compiles (state, batch) -> (state, metrics) for all local devices, donating the state.
+def compile_step(
+    step: Step,
+    mode: str = "jit",
+    *,
+    batch_axis: int = 0,
+    devices: Sequence[jax.Device] | None = None,
+) -> Step:
+    """Compiles (state, batch) -> (state, metrics) for several devices, donating the state.
 
     Args:
         step: from `make_train_step`, or several at once from `fuse_steps`.
@@ -20,6 +27,7 @@ def compile_step(step: Step, mode: str = "jit", *, batch_axis: int = 0) -> Step:
             averaging to the compiler: 1 and n devices draw the same noise. `pmap` runs the
             step on each device, with noise of its own and an explicit mean.
         batch_axis: the axis of the batch that holds B; 1 for fused steps.
+        devices: the devices to use; all local ones where unset.
 
     Returns:
         A function of the same signature. Its `state` argument is used up.
@@ -30,7 +38,7 @@ def compile_step(step: Step, mode: str = "jit", *, batch_axis: int = 0) -> Step:
     """
     if mode not in MODES:
         raise ValueError(f"mode was {mode!r}; allowed are {', '.join(MODES)}")
-    devices = jax.local_devices()
+    devices = list(devices or jax.local_devices())
     spec = PartitionSpec(*[None] * batch_axis, AXIS)
     if mode == "jit":
         mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)

@@ -48,7 +48,7 @@ class Players(NamedTuple):
         """Draws of q(z|x), differentiable in φ, also through the standardisation."""
         model = self.model
         encoding = model.encode(phi, key, x, self.config.samples)
-        if encoding.density is not None:
+        if model.log_ratio is None:
             zero = jnp.zeros(x.shape[0], encoding.z.dtype)
             return Draws(encoding.z, encoding.z, zero, encoding.density), encoding
         reference = model.contrast.reference(psi, x, encoding)
@@ -92,7 +92,7 @@ class Players(NamedTuple):
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
         outputs = self.model.decode(theta, draws.z[: self.config.decoder_samples])
         reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
-        if draws.density is not None:
+        if self.model.log_ratio is None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
         entropy = jnp.mean(self.minus_log_contrast(draws))
         return reconstruction, -entropy - jnp.mean(log_prior(draws.z))

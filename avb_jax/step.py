@@ -88,7 +88,8 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         E_q[s], `balance` and `reference_mean_ratio` = E_r[exp s]. Gradients and metrics are
         averaged over `axis_name` where that is given.
     """
-    objectives.warn_if_as_written(config.critic_loss)
+    if model.log_ratio is not None:
+        objectives.warn_if_as_written(config.critic_loss)
     players = Players(model, config)
     has_critic = model.log_ratio is not None
 

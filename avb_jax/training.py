@@ -1,5 +1,6 @@
 """The loop: steps, metrics, checkpoints, resume; and `load`, which gives a run back."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +18,7 @@ from avb_jax.checkpoint import Checkpoints
 from avb_jax.config import Config, load_config
 from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
-from avb_jax.optimizers import build_optimizers
+from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import compile_step
 from avb_jax.reporting.files import write_atomically
 from avb_jax.reporting.metrics import MetricsWriter
@@ -25,6 +26,7 @@ from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.types import Params
 
 KEEP_CHECKPOINTS = 3
+LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
 class Run(NamedTuple):
@@ -51,13 +53,12 @@ def event_shape_path(workdir: Path) -> Path:
     return workdir / "event_shape.txt"
 
 
-def fresh_state(config: Config, model: Model) -> TrainState:
-    """The state that a run of this config starts from."""
-    return init_state(model, build_optimizers(config), jax.random.key(config.seed))
-
-
-def load(workdir: str | Path) -> Run:
+def load(
+    workdir: str | Path, *, model: Model | None = None, optimizers: Optimizers | None = None
+) -> Run:
     """A run from its directory: config, model and the newest good checkpoint's parameters.
+
+    `model` and `optimizers` are those it was trained with, where not the config's.
 
     Raises:
         ValueError: if the directory holds no run, or no checkpoint that is whole.
@@ -67,16 +68,17 @@ def load(workdir: str | Path) -> Run:
     if not event_shape_path(workdir).exists():
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
-    model = build_model(config, shape)
+    model = model or build_model(config, shape)
+    state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
     with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
-        restored = checkpoints.restore(fresh_state(config, model))
+        restored = checkpoints.restore(state)
     if restored is None:
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     step, state = restored
     return Run(config, model, state.evaluation_params, step)
 
 
-def open_workdir(workdir: Path, config: Config, resume: bool) -> None:
+def open_workdir(workdir: Path, config: Config, event_shape: tuple[int, ...], resume: bool) -> None:
     """Makes the directory ready for a run of `config`.
 
     Raises:
@@ -96,12 +98,27 @@ def open_workdir(workdir: Path, config: Config, resume: bool) -> None:
                 f"workdir was {workdir}, which holds checkpoints, with resume off; choose "
                 "another --workdir, or resume"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (not workdir.is_dir() or _holds_files(workdir)):
         raise ValueError(
             f"workdir was {workdir}, which is not empty and holds no run; choose another --workdir"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, config.to_json().encode())
+    shape, shape_path = " ".join(map(str, event_shape)), event_shape_path(workdir)
+    if shape_path.exists() and shape_path.read_text() != shape:
+        raise ValueError(
+            f"dataset has images of shape {shape}, and the run in {workdir} has images of shape "
+            f"{shape_path.read_text()}; choose another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config.to_json().encode())
+        write_atomically(shape_path, shape.encode())
+    except OSError as error:
+        raise ValueError(f"workdir was {workdir}, which cannot be written: {error}") from None
+
+
+def _holds_files(workdir: Path) -> bool:
+    """Whether there is more than what a start cut short leaves."""
+    return any(not path.name.endswith(".partial") for path in workdir.iterdir())
 
 
 def train(
@@ -109,6 +126,8 @@ def train(
     workdir: str | Path,
     *,
     dataset: Dataset | None = None,
+    model: Model | None = None,
+    optimizers: Optimizers | None = None,
     resume: bool = True,
     on_interval: OnInterval | None = None,
 ) -> Run:
@@ -122,8 +141,11 @@ def train(
         config: every choice of the run.
         workdir: its directory.
         dataset: `config.dataset`, where it is loaded already.
+        model: networks of your own; those of the config where unset.
+        optimizers: any two optax transformations; those of the config where unset.
         resume: whether to go on from a checkpoint that is there.
-        on_interval: called with the run so far every `config.figure_interval` seconds.
+        on_interval: called with the run so far every `config.figure_interval` seconds; its
+            arrays are used up by the next step.
 
     Raises:
         ValueError: for a directory, data set or batch size that does not fit.
@@ -134,14 +156,15 @@ def train(
         config.dataset, data_dir=config.data_dir, binarization=config.binarization
     )
     batches = Batches(dataset.train.images, config.batch_size, config.seed)
-    model, optimizers = build_model(config, dataset.event_shape), build_optimizers(config)
+    model = model or build_model(config, dataset.event_shape)
+    optimizers = optimizers or build_optimizers(config)
+    devices = jax.local_devices()[: math.gcd(config.batch_size, jax.local_device_count())]
     steps = fuse_steps(make_train_step(model, optimizers, config), config.num_steps)
     chex.clear_trace_counter()  # of a run before this one
-    step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1)
-    open_workdir(workdir, config, resume)
-    write_atomically(event_shape_path(workdir), " ".join(map(str, dataset.event_shape)).encode())
+    step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1, devices=devices)
+    open_workdir(workdir, config, dataset.event_shape, resume)
 
-    state, start = fresh_state(config, model), 0
+    state, start = init_state(model, optimizers, jax.random.key(config.seed)), 0
     with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
         restored = checkpoints.restore(state)
         if restored is not None:
@@ -179,14 +202,19 @@ def _calls(config: Config, step, state: TrainState, start: int, batches: Batches
 
 
 def _check_finite(metrics: dict[str, np.ndarray], first: int) -> None:
-    for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise FloatingPointError(
-                f"step {first + bad[0] + 1}: {name} was {values[bad[0]]}; training stopped and "
-                "the last good checkpoint stays; allowed is a finite loss: try a smaller "
-                "learning rate or --clip_norm"
-            )
+    """Raises for the earliest term of a loss that is not finite."""
+    bad = [
+        (int(np.flatnonzero(~np.isfinite(metrics[name]))[0]), order, name)
+        for order, name in enumerate(LOSS_TERMS)
+        if name in metrics and not np.isfinite(metrics[name]).all()
+    ]
+    if bad:
+        index, _, name = min(bad)
+        raise FloatingPointError(
+            f"step {first + index + 1}: {name} was {metrics[name][index]}; training stopped and "
+            "the last good checkpoint stays; allowed is a finite loss: in another --workdir, try a "
+            "smaller learning rate or --clip_norm"
+        )
 
 
 class _Clock:
@@ -207,7 +235,7 @@ class _Clock:
                 )
             self.checkpoints.save(step, state)
             self.saved = time.monotonic()
-        if self.on_interval and (last or now - self.drawn >= self.config.figure_interval):
+        if self.on_interval and not last and now - self.drawn >= self.config.figure_interval:
             self.on_interval(Run(self.config, self.model, state.evaluation_params, step))
             self.drawn = time.monotonic()
 

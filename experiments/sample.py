@@ -26,11 +26,12 @@ def main() -> None:
     images = np.asarray(run.model.decode_mean(run.params, z))[:, 0]
     output = Path(flags.FLAGS.output or Path(flags.FLAGS.workdir) / "samples")
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(output.with_suffix(".npz"), images=images, z=np.asarray(z)[:, 0])
+    arrays, picture = (output.with_name(output.name + end) for end in (".npz", ".png"))
+    np.savez(arrays, images=images, z=np.asarray(z)[:, 0])
     columns = int(np.ceil(np.sqrt(count)))
     grid = reporting.image_grid(reporting.resize(images, 72), columns, gap=4)
-    reporting.save_png(output.with_suffix(".png"), grid)
-    print(f"{count} images (pixel means): {output.with_suffix('.png')} and .npz")
+    reporting.save_png(picture, grid)
+    print(f"{count} images (pixel means): {picture} and {arrays}")
 
 
 if __name__ == "__main__":

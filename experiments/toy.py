@@ -44,6 +44,10 @@ flags.DEFINE_integer("seeds", 1, "runs, with seeds from --seed on", lower_bound=
 
 def main() -> None:
     config = config_from_flags(flags.FLAGS)
+    if config.latent_dim > 2:
+        raise ValueError(
+            f"latent_dim was {config.latent_dim}; allowed are 1 and 2, where log p(x) is exact"
+        )
     dataset = data.load(config.dataset, binarization=config.binarization)
     base = Path(flags.FLAGS.workdir or "runs/four_images")
     runs, exact = {}, []

@@ -20,6 +20,8 @@ flags.DEFINE_bool("compare", False, "also train a diagonal Gaussian VAE, in WORK
 
 def main() -> None:
     config = config_from_flags(flags.FLAGS)
+    if flags.FLAGS.compare and config.encoder == "gaussian":
+        raise ValueError("compare was given with encoder 'gaussian'; allowed is any other")
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
     dataset = data.load(config.dataset, data_dir=config.data_dir, binarization=config.binarization)
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}

@@ -74,11 +74,14 @@ def test_sampling_writes_images(trained, cache):
     assert (workdir / "samples.png").exists()
 
 
-def test_help_names_every_flag_and_its_choices(cache):
-    result = command(cache, "train", "--help")
-    assert result.returncode == 0
-    for text in ("--noise_dim", "<dynamic|static|threshold|none>", "seconds between", "--workdir"):
-        assert text in result.stdout
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy"])
+def test_help_names_every_flag(name, cache):
+    result = command(cache, name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--workdir" in result.stdout and "python experiments/" in result.stdout
+    if name == "train":
+        for text in ("--noise_dim", "<dynamic|static|threshold|none>", "seconds between"):
+            assert text in result.stdout
 
 
 BAD = {

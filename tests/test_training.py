@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import avb_jax as avb
@@ -138,10 +139,22 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """The learning rate is absurd; the sentence names the step and the term."""
-    config = dataclasses.replace(TINY, learning_rate=1e30, schedule="constant")
-    with pytest.raises(FloatingPointError, match=r"step \d+: \w+ was (nan|-?inf)"):
-        avb.train(config, tmp_path / "run")
+    """The 20th update blows up: its step and term are named, the checkpoint of step 16 stays."""
+    rate = optax.join_schedules([lambda _: 1e-3, lambda _: np.inf], [19])
+    optimizers = avb.Optimizers(optax.sgd(rate), optax.sgd(1e-3))
+    with pytest.raises(FloatingPointError, match=r"step 21: (reconstruction|kl_estimate) was nan"):
+        avb.train(TINY, tmp_path / "run", optimizers=optimizers)
+    run = avb.load(tmp_path / "run", optimizers=optimizers)
+    assert run.step == 16
+    assert all(np.isfinite(leaf).all() for leaf in leaves(run))
+
+
+def test_images_of_another_size_do_not_harm_a_run(tmp_path):
+    avb.train(TINY, tmp_path / "run")
+    split = Split(np.zeros((4, 3, 3, 1), np.uint8), None)
+    with pytest.raises(ValueError, match="images of shape 3 3 1"):
+        avb.train(TINY, tmp_path / "run", dataset=Dataset("other", split, split, split))
+    assert avb.load(tmp_path / "run").model.event_shape == (2, 2, 1)
 
 
 def test_the_newest_damaged_checkpoint_is_set_aside(tmp_path, caplog):

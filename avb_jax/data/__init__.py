@@ -1,6 +1,7 @@
 """Data sets as uint8 arrays in memory, their binarisation, and shuffled batches."""
 
 from avb_jax.data.batches import Batches, binarize
+from avb_jax.data.prepared import cache_directory
 from avb_jax.data.sources import Dataset, Split, load, validate_images
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "Dataset",
     "Split",
     "binarize",
+    "cache_directory",
     "load",
     "validate_images",
 ]

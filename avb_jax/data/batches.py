@@ -67,7 +67,6 @@ class Batches:
     epochs follow one another without a gap, so that a batch may end one and begin the next.
 
     Attributes:
-        steps_per_epoch: number of images / batch size, a float.
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int):
@@ -87,7 +86,6 @@ class Batches:
             )
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.steps_per_epoch = len(images) / batch_size
         self._images = images
         self._batch_size = batch_size
         self._seed = seed

@@ -154,8 +154,12 @@ def _cache_path(name: str, directory: Path) -> Path:
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     content = (_FORMAT, SPLITS[name], str(directory.resolve()), stats)
     identity = hashlib.sha256(repr(content).encode())
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avb_jax"
-    return root / f"{name}-{directory.name}-{identity.hexdigest()[:16]}.npz"
+    return cache_directory() / f"{name}-{directory.name}-{identity.hexdigest()[:16]}.npz"
+
+
+def cache_directory() -> Path:
+    """The user's cache directory of this package."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avb_jax"
 
 
 def _from_cache(path: Path) -> list[Pair] | None:

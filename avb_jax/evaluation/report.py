@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from avb_jax.evaluation.importance import evaluate_log_likelihood
-from avb_jax.evaluation.quadrature import quadrature_log_likelihood
+from avb_jax.evaluation.quadrature import MAX_DIM, quadrature_log_likelihood
 from avb_jax.types import Array, Key, Tree
 
 ELBO_SAMPLES = 16  # draws of q per data point
-QUADRATURE_DIM = 2  # the largest latent space with an exact likelihood
 QUADRATURE_BATCH = 1000  # the grid is decoded once for each batch
 
 
@@ -70,7 +69,7 @@ def evaluate(
         `log_likelihood` by importance sampling (lower bound), by quadrature (exact) where
         D <= 2, and `elbo` (lower bound for an explicit encoder, else an estimate).
     """
-    key = jax.random.key(seed)
+    key, key_elbo = jax.random.split(jax.random.key(seed))
     about = {**(about or {}), "seed": seed}
     clock = _Stopwatch()
     result = evaluate_log_likelihood(
@@ -87,7 +86,7 @@ def evaluate(
         "seconds": clock.lap(),
     }
     entries = [likelihood]
-    if model.latent_dim <= QUADRATURE_DIM:
+    if model.latent_dim <= MAX_DIM:
         exact = _in_batches(
             lambda _, x: quadrature_log_likelihood(model, params, x), key, images, QUADRATURE_BATCH
         )
@@ -100,7 +99,9 @@ def evaluate(
                 "seconds": clock.lap(),
             }
         )
-    elbo = _in_batches(lambda key, x: elbo_estimate(model, params, key, x), key, images, batch_size)
+    elbo = _in_batches(
+        lambda key, x: elbo_estimate(model, params, key, x), key_elbo, images, batch_size
+    )
     entries.append(
         {
             "name": "elbo",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avb_jax.reporting.images import GREY, image_grid, resize, save_png
+from avb_jax.reporting.images import GREY, image_grid, resize
 from avb_jax.reporting.latents import Snapshot, latent_page, posteriors_page
 from avb_jax.reporting.metrics import read_metrics
 from avb_jax.reporting.style import ACCENT, DPI, FAINT, RULE, TARGET, Page, show_image, style
@@ -17,7 +17,6 @@ from avb_jax.reporting.style import ACCENT, DPI, FAINT, RULE, TARGET, Page, show
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_figures", "image_grid", "save_png"]
 
 # Each metric's title, and its value for a critic that is right.
 CURVES = {

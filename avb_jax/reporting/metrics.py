@@ -12,7 +12,7 @@ from avb_jax.reporting.files import plain, write_atomically
 
 
 class MetricsWriter:
-    """Appends one JSON object a line to `path`, each on disk before `write` returns.
+    """Appends one JSON object a line to `path`, each handed to the system before `write` returns.
 
     A run that was killed may have written lines of steps that its last checkpoint does not
     know. Opening the file at that checkpoint's `step` drops the lines of later steps, which the
