@@ -95,10 +95,10 @@ class Config:
         "simultaneous", "both players from the same point, or the critic first", choices=UPDATES
     )
     seed: int = _option(0, "of every random number", at_least=0, below=2**32)
-    num_steps: int = _option(4000, "optimiser steps", at_least=1)
+    num_steps: int = _option(1500, "optimiser steps", at_least=1)
     batch_size: int = _option(128, "B, images a step", at_least=1)
-    learning_rate: float = _option(5e-4, "of encoder and decoder (Adam)", above=0.0)
-    critic_learning_rate: float = _option(5e-4, "of the critic (Adam)", above=0.0)
+    learning_rate: float = _option(1e-3, "of encoder and decoder (Adam)", above=0.0)
+    critic_learning_rate: float = _option(1e-3, "of the critic (Adam)", above=0.0)
     schedule: str = _option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
     warmup_steps: int = _option(0, "steps of linear learning-rate warm-up", at_least=0)
     kl_warmup_steps: int = _option(0, "steps over which the KL's weight grows to 1", at_least=0)
