@@ -13,7 +13,7 @@ import avb_jax as avb
 from avb_jax.config import CONTRASTS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
 from avb_jax.contrast import Contrast
 from avb_jax.densities import LIKELIHOODS, gaussian_log_prob, log_prior
-from avb_jax.model import MOMENT_DRAWS, Model
+from avb_jax.model import POSTERIOR_DRAWS, Model
 
 S, B, D = 4, 2, 2
 EVENT_SHAPE = (5, 4, 3)
@@ -147,7 +147,7 @@ def test_log_posterior_of_an_implicit_encoder(encoder, contrast, covariance, cri
 
     @jax.jit
     def everything(params, key, x, z):
-        encoding = model.encode(params.encoder, key, x, MOMENT_DRAWS)
+        encoding = model.encode(params.encoder, key, x, POSTERIOR_DRAWS)
         log_q = model.log_posterior_estimate(params, key, x, z)
         return encoding, log_q, model.critic(params, key, x, z)
 
