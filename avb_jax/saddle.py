@@ -83,9 +83,7 @@ class Players(NamedTuple):
         return jnp.mean(objectives.critic_loss(self.config.critic_loss, s_q, s_r))
 
     def contrast_loss(self, psi: Tree, x: Array, z: Array) -> Array:
-        """−E_q log r_α(z|x): zero unless the contrast is learned."""
-        if self.model.contrast.name != "learned":
-            return jnp.zeros([], z.dtype)
+        """−E_q log r_α(z|x), of a learned contrast."""
         return -jnp.mean(contrasts.log_density(z, self.model.contrast.network(psi, x)))
 
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
@@ -134,8 +132,8 @@ def vae_gradients(players: Players, theta: Tree, draws: Draws, pull_draws, s_z: 
         reconstruction, kl = players.elbo_terms(theta, draws, x)
         return weight * kl - reconstruction, (reconstruction, kl)
 
-    (draws_theta, terms) = jax.grad(loss, argnums=(0, 1), has_aux=True)(theta, draws)
-    theta_gradient, draws_bar = draws_theta
+    gradients, terms = jax.grad(loss, argnums=(0, 1), has_aux=True)(theta, draws)
+    theta_gradient, draws_bar = gradients
     draws_bar = draws_bar._replace(z_tilde=draws_bar.z_tilde + weight * s_z)
     (phi_gradient,) = pull_draws(draws_bar)
     return (phi_gradient, theta_gradient), terms

@@ -88,10 +88,10 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         E_q[s], `balance` and `reference_mean_ratio` = E_r[exp s]. Gradients and metrics are
         averaged over `axis_name` where that is given.
     """
-    if model.log_ratio is not None:
-        objectives.warn_if_as_written(config.critic_loss)
     players = Players(model, config)
     has_critic = model.log_ratio is not None
+    if has_critic:
+        objectives.warn_if_as_written(config.critic_loss)
 
     def step(state: TrainState, batch: Array, axis_name: str | None = None):
         def mean(tree):
@@ -109,7 +109,7 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
             psi, critic_state = critic.extra_steps(psi, critic_state, phi, key_extra)
 
         draw = partial(players.draw, psi=psi, key=key_q, x=x)
-        draws, pull_draws, encoding = jax.vjp(lambda phi: draw(phi), phi, has_aux=True)
+        draws, pull_draws, encoding = jax.vjp(draw, phi, has_aux=True)
         s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
         if has_critic:
             z_r = players.reference_draws(key_r, encoding)

@@ -65,8 +65,6 @@ class Batches:
 
     Every epoch is a fresh permutation drawn from (seed, epoch) and holds each image once;
     epochs follow one another without a gap, so that a batch may end one and begin the next.
-
-    Attributes:
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int):
