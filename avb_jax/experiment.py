@@ -10,9 +10,8 @@ from absl import flags, logging
 
 from avb_jax import evaluation, reporting
 from avb_jax.config import Config, define_flags
-from avb_jax.data import Dataset, Split, binarize, cache_directory
+from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.training import Run, train
-from avb_jax.types import Array
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
@@ -76,17 +75,17 @@ def define_evaluation_flags() -> None:
     )
 
 
-def preprocess(split: Split, config: Config, limit: int = 0) -> Array:
+def preprocess(split: Split, config: Config, limit: int = 0) -> Binarized:
     """The first `limit` images (0: all) as the model sees them, binarised by one fixed key."""
     images = split.images[:limit] if limit else split.images
-    return binarize(jax.random.key(EVALUATION_SEED), images, config.binarization)
+    return Binarized(jax.random.key(EVALUATION_SEED), images, config.binarization)
 
 
 def draw(run: Run, dataset: Dataset, workdir: Path) -> list[Path]:
     """Draws every figure of a run into `workdir/figures`."""
     split = dataset.test
     repeats = max(1, FIGURE_IMAGES // len(split.images)) if len(split.images) < 10 else 1
-    x = np.tile(preprocess(split, run.config, FIGURE_IMAGES), (repeats, 1, 1, 1))
+    x = np.tile(preprocess(split, run.config, FIGURE_IMAGES)[:], (repeats, 1, 1, 1))
     labels = None if split.labels is None else np.tile(split.labels[:FIGURE_IMAGES], repeats)
     path = workdir / "figures" / "snapshot.npz"
     key = jax.random.key(run.config.seed)

@@ -62,6 +62,19 @@ def test_none_keeps_intensities():
     np.testing.assert_allclose(np.ravel(result), np.arange(256) / 255, rtol=1e-6)
 
 
+def test_binarized_images_are_the_same_in_any_batch_and_drawn_one_batch_at_a_time():
+    images = images_of(10, height=16, width=16)[..., None]
+    binarized = data.Binarized(jax.random.key(3), images, "dynamic")
+    whole = np.asarray(binarized[:])
+    assert len(binarized) == 10 and whole.dtype == np.float32
+    one = data.binarize(jax.random.fold_in(jax.random.key(3), 7), jnp.array(images[7]), "dynamic")
+    np.testing.assert_array_equal(whole[7], one)
+    index = np.array([7, 2, 7])
+    np.testing.assert_array_equal(binarized[index], whole[index])
+    np.testing.assert_array_equal(binarized[4:6], whole[4:6])
+    assert (whole[2] != whole[3]).any()
+
+
 def test_binarize_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="binarization must be one of dynamic, static"):
         data.binarize(jax.random.key(0), jnp.array(EVERY_INTENSITY), "sometimes")

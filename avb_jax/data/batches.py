@@ -1,6 +1,7 @@
 """Binarisation on the device, and shuffled batches that are a function of (seed, step)."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,32 @@ def binarize(key: Key, images: Array, binarization: str) -> Array:
     # P(1) is v / 255 exactly for v = 0 and 255, and within 2^-17 (rounding of 16 bits) between.
     bits = _random_uint16(key, images.shape).astype(jnp.uint32)
     return (bits * 255 + 127 < images.astype(jnp.uint32) * 65536).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnames="binarization")
+def _binarize_each(key: Key, index: Array, images: Array, binarization: str) -> Array:
+    def one(i: Array, image: Array) -> Array:
+        return binarize(jax.random.fold_in(key, i), image, binarization)
+
+    return jax.vmap(one)(index, images)
+
+
+class Binarized:
+    """Images [n, height, width, channels] as the model sees them, binarised when asked for.
+
+    Image i draws from fold_in(key, i), so that it is the same in any batch; memory is that of
+    the batch. `images[index]`, by a slice or whole numbers [B], is float32 [B, ...].
+    """
+
+    def __init__(self, key: Key, images: np.ndarray, binarization: str):
+        self._key, self._images, self._binarization = key, images, binarization
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: slice | np.ndarray) -> Array:
+        chosen = np.arange(len(self))[index]
+        return _binarize_each(self._key, chosen, self._images[chosen], self._binarization)
 
 
 def _random_uint16(key: Key, shape: tuple[int, ...]) -> Array:

@@ -139,7 +139,7 @@ def evaluate_log_likelihood(
     model: Any,
     params: Tree,
     key: Key,
-    images: np.ndarray,
+    images: Any,
     *,
     num_samples: int = 1000,
     batch_size: int = 100,
@@ -154,7 +154,8 @@ def evaluate_log_likelihood(
         model: as for `importance_log_likelihood`, and fit for `jax.vmap`.
         params: the model's parameters.
         key: image i draws from `fold_in(key, i)`.
-        images: [n, ...], as the model sees them.
+        images: [n, ...] as the model sees them: an array, or what has a length and gives those
+            of an index array [B].
         num_samples: S, draws of the proposal for each image.
         batch_size: images on the device at once.
         progress: whether to show a bar with images/s and the running means.

@@ -1,8 +1,9 @@
 """Evaluates a model on a data set: numbers with their kind, standard error and sample sizes."""
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def summarise(values: np.ndarray) -> dict[str, float | int]:
 def evaluate(
     model: Any,
     params: Tree,
-    images: Array,
+    images: Any,
     *,
     num_samples: int = 1000,
     batch_size: int = 100,
@@ -58,7 +59,8 @@ def evaluate(
     Args:
         model: see `avb_jax.Model`.
         params: its parameters.
-        images: [n, ...], as the model sees them.
+        images: [n, ...] as the model sees them: an array, or what has a length and gives those
+            of an index array [B], such as `data.Binarized`.
         num_samples: S of the importance sampling.
         batch_size: B, images at a time.
         seed: of the evaluation's own draws.
@@ -70,66 +72,70 @@ def evaluate(
         D <= 2, and `elbo` (lower bound for an explicit encoder, else an estimate).
     """
     key, key_elbo = jax.random.split(jax.random.key(seed))
-    about = {**(about or {}), "seed": seed}
-    clock = _Stopwatch()
+    evaluated = Evaluated(model, params, images)
+    methods = [lambda: _by_importance(evaluated, key, num_samples, batch_size, progress)]
+    if model.latent_dim <= MAX_DIM:
+        methods.append(lambda: _by_quadrature(evaluated, key))
+    methods.append(lambda: _elbo(evaluated, key_elbo, batch_size))
+    return [{**_timed(method), **(about or {}), "seed": seed} for method in methods]
+
+
+class Evaluated(NamedTuple):
+    """A model with its parameters, and the images that it is evaluated on."""
+
+    model: Any
+    params: Tree
+    images: Any
+
+    def in_batches(self, function, key: Key, batch_size: int) -> np.ndarray:
+        """function(model, params, key, x) -> [B] over all images, the last batch filled up."""
+        count = len(self.images)
+        size = min(batch_size, count)
+        values = []
+        for start in range(0, count, size):
+            index = np.minimum(np.arange(start, start + size), count - 1)
+            batch_key = jax.random.fold_in(key, start)
+            value = function(self.model, self.params, batch_key, self.images[index])
+            values.append(np.asarray(value))
+        return np.concatenate(values)[:count]
+
+
+def _timed(method: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    start = time.perf_counter()
+    entry = method()
+    return {**entry, "seconds": round(time.perf_counter() - start, 2)}
+
+
+def _by_importance(on: Evaluated, key: Key, num_samples: int, batch_size: int, progress: bool):
     result = evaluate_log_likelihood(
-        model, params, key, images,
-        num_samples=num_samples, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
-    likelihood = {
+        *on[:2], key, on.images, num_samples=num_samples, batch_size=batch_size, progress=progress
+    )
+    return {
         "name": "log_likelihood",
         "kind": "lower bound",
         **summarise(result.log_likelihood),
         "effective_sample_size": float(np.mean(result.effective_sample_size)),
         "method": "importance sampling, Student t fitted to draws of q",
         "num_samples": num_samples,
-        "seconds": clock.lap(),
     }
-    entries = [likelihood]
-    if model.latent_dim <= MAX_DIM:
-        exact = _in_batches(
-            lambda _, x: quadrature_log_likelihood(model, params, x), key, images, QUADRATURE_BATCH
-        )
-        entries.append(
-            {
-                "name": "log_likelihood",
-                "kind": "exact",
-                **summarise(exact),
-                "method": "quadrature over a grid of z",
-                "seconds": clock.lap(),
-            }
-        )
-    elbo = _in_batches(
-        lambda key, x: elbo_estimate(model, params, key, x), key_elbo, images, batch_size
-    )
-    entries.append(
-        {
-            "name": "elbo",
-            "kind": "lower bound" if model.log_ratio is None else "estimate",
-            **summarise(elbo),
-            "num_samples": ELBO_SAMPLES,
-            "seconds": clock.lap(),
-        }
-    )
-    return [{**entry, **about} for entry in entries]
 
 
-class _Stopwatch:
-    def __init__(self):
-        self.start = time.perf_counter()
+def _by_quadrature(on: Evaluated, key: Key):
+    def exact(model, params, _, x):
+        return quadrature_log_likelihood(model, params, x)
 
-    def lap(self) -> float:
-        """Seconds since the lap before."""
-        before, self.start = self.start, time.perf_counter()
-        return round(self.start - before, 2)
+    return {
+        "name": "log_likelihood",
+        "kind": "exact",
+        **summarise(on.in_batches(exact, key, QUADRATURE_BATCH)),
+        "method": "quadrature over a grid of z",
+    }
 
 
-def _in_batches(function, key: Key, images: Array, batch_size: int) -> np.ndarray:
-    """function(key, x) -> [B] over all images, the last batch filled up by repetition."""
-    count = len(images)
-    size = min(batch_size, count)
-    values = []
-    for start in range(0, count, size):
-        index = np.minimum(np.arange(start, start + size), count - 1)
-        values.append(np.asarray(function(jax.random.fold_in(key, start), images[index])))
-    return np.concatenate(values)[:count]
+def _elbo(on: Evaluated, key: Key, batch_size: int):
+    return {
+        "name": "elbo",
+        "kind": "lower bound" if on.model.log_ratio is None else "estimate",
+        **summarise(on.in_batches(elbo_estimate, key, batch_size)),
+        "num_samples": ELBO_SAMPLES,
+    }

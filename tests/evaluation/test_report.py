@@ -1,0 +1,82 @@
+"""The entries of evaluation.json against a model whose every number is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import avb_jax as avb
+from avb_jax.contrast import Contrast
+from avb_jax.densities import gaussian_log_prob
+from avb_jax.types import Encoding, Gaussian
+
+WEIGHT, NOISE = 1.3, 0.6
+X = np.linspace(-2.0, 2.5, 7, dtype=np.float32)[:, None]
+EXACT = stats.norm.logpdf(X[:, 0], 0.0, np.hypot(WEIGHT, NOISE))
+VARIANCE = 1.0 / (1.0 + WEIGHT**2 / NOISE**2)  # of p(z|x), whose mean is SLOPE x
+SLOPE = VARIANCE * WEIGHT / NOISE**2
+
+
+def model() -> avb.Model:
+    """x|z ~ N(WEIGHT z, NOISE²); q(z|x) = N(a x, b²), explicit."""
+
+    def encode(phi, key, x, num_samples):
+        density = Gaussian(phi["a"] * x, jnp.broadcast_to(phi["b"], (x.shape[0], 1, 1)))
+        noise = jax.random.normal(key, (num_samples, x.shape[0], 1))
+        return Encoding(density.mean[None] + phi["b"] * noise, density=density)
+
+    return avb.Model(
+        event_shape=(1,),
+        latent_dim=1,
+        init=lambda key: None,
+        encode=encode,
+        decode=lambda theta, z: WEIGHT * z,
+        log_likelihood=lambda mean, x: gaussian_log_prob((mean, jnp.log(jnp.full(1, NOISE))), x),
+        mean=lambda mean: mean,
+        log_ratio=None,
+        contrast=Contrast("moments"),
+    )
+
+
+def evaluate(a, b, batch_size):
+    params = avb.Params({"a": jnp.float32(a), "b": jnp.float32(b)}, {}, {})
+    entries = avb.evaluation.evaluate(
+        model(), params, X, num_samples=2000, batch_size=batch_size, progress=False
+    )
+    return {(entry["name"], entry["kind"]): entry for entry in entries}
+
+
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_with_the_exact_posterior_all_numbers_are_log_p(batch_size):
+    """Also over a ragged last batch; the importance weights vary by the proposal's tails alone."""
+    entries = evaluate(SLOPE, VARIANCE**0.5, batch_size)
+    assert list(entries) == [
+        ("log_likelihood", "lower bound"),
+        ("log_likelihood", "exact"),
+        ("elbo", "lower bound"),
+    ]
+    assert all(entry["n"] == len(X) for entry in entries.values())
+    assert entries["elbo", "lower bound"]["value"] == pytest.approx(EXACT.mean(), abs=1e-5)
+    assert entries["log_likelihood", "exact"]["value"] == pytest.approx(EXACT.mean(), abs=1e-4)
+    bound = entries["log_likelihood", "lower bound"]
+    # 5 standard errors of each x's estimate, from its effective sample size, over 7 of them.
+    tolerance = 5 * (1 / bound["effective_sample_size"] - 1 / 2000) ** 0.5 / len(X) ** 0.5
+    assert bound["value"] == pytest.approx(EXACT.mean(), abs=tolerance)
+    spread = EXACT.std(ddof=1) / len(X) ** 0.5
+    assert entries["elbo", "lower bound"]["stderr"] == pytest.approx(spread, rel=1e-4)
+
+
+def test_elbo_falls_short_by_the_kl_divergence():
+    """log p(x) − KL(q(z|x)‖p(z|x)) in closed form, for a q that is shifted and too narrow."""
+    a, b = 0.8 * SLOPE, 0.7 * VARIANCE**0.5
+    key = jax.random.key(0)
+    params = avb.Params({"a": jnp.float32(a), "b": jnp.float32(b)}, {}, {})
+    draws = 20_000
+    value = avb.evaluation.elbo_estimate(model(), params, key, jnp.asarray(X), num_samples=draws)
+    shift = (a - SLOPE) * X[:, 0]
+    kl = 0.5 * ((b**2 + shift**2) / VARIANCE - 1.0 + np.log(VARIANCE / b**2))
+    # log p(x, z) − log q is quadratic in the noise: its variance is that of c ε + d ε².
+    c, d = b * shift / VARIANCE, 0.5 * (1.0 - b**2 / VARIANCE)
+    stderr = np.sqrt((c**2 + 2 * d**2) / draws)
+    assert np.all(np.abs(value - (EXACT - kl)) < 5 * stderr + 1e-5)
