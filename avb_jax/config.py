@@ -81,7 +81,7 @@ class Config:
     critic_width: int = _option(128, "units of each layer of the critic", at_least=1)
     critic_depth: int = _option(4, "layers of the critic over z", at_least=1)
     critic_trunk_width: int = _option(256, "units of the critic's layers over x", at_least=1)
-    critic_trunk_depth: int = _option(2, "the critic's layers over x", at_least=1)
+    critic_trunk_depth: int = _option(1, "the critic's layers over x", at_least=1)
     contrast: str | None = _option(
         None,
         "r(z|x), what the critic compares q with (unset: moments; an explicit encoder has its "

@@ -35,8 +35,9 @@ class Model(NamedTuple):
         decode: (decoder params, z [S, B, D]) -> outputs, a tree of arrays.
         log_likelihood: (outputs, x [B, ...]) -> log p(x|z) [S, B], nats.
         mean: outputs -> E[x|z] [S, B, ...].
-        log_ratio: (critic params, x [B, ...], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z
-            in the contrast's coordinates; None for an explicit encoder.
+        log_ratio: (critic params, context, z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z
+            in the contrast's coordinates and the context `Encoding.context`: the encoder's
+            features where it returns any, else x [B, ...]; None for an explicit encoder.
         contrast: the density r(z|x) that the critic compares q(z|x) with.
     """
 
@@ -74,7 +75,8 @@ class Model(NamedTuple):
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)
         reference = self.contrast.reference(params.critic, x, encoding)
-        log_ratio = self.log_ratio(params.critic, x, contrasts.whiten(z, reference))
+        z_tilde = contrasts.whiten(z, reference)
+        log_ratio = self.log_ratio(params.critic, encoding.context(x), z_tilde)
         return log_ratio + contrasts.log_density(z, reference)
 
     def critic(self, params: Params, key: Key, x: Array, z: Array) -> Array:
@@ -138,13 +140,12 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 5)
         x = jnp.zeros((1, *event_shape), jnp.float32)
-        z = jnp.zeros((1, 1, config.latent_dim), jnp.float32)
-        psi = {}
+        encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1)
+        z, psi = encoding.z, {}
         if critic is not None:
-            psi["critic"] = critic.init(keys[2], x, z)
+            psi["critic"] = critic.init(keys[2], encoding.context(x), z)
         if learned:
             psi["contrast"] = network.init(keys[3], x)
-        phi = encoder.init(keys[0], x, keys[4], 1)
         return Params(encoder=phi, decoder=decoder.init(keys[1], z[0]), critic=psi)
 
     def decode(params, z):
@@ -161,7 +162,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         decode=decode,
         log_likelihood=likelihood.log_prob,
         mean=likelihood.mean,
-        log_ratio=critic and (lambda params, x, z: critic.apply(params["critic"], x, z)),
+        log_ratio=critic and (lambda params, *arrays: critic.apply(params["critic"], *arrays)),
         contrast=Contrast(
             config.contrast_name,
             config.covariance,

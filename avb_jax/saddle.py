@@ -64,9 +64,9 @@ class Players(NamedTuple):
         own_moments = contrast.whitens_draws(encoding)
         return contrasts.sample_reference(key, encoding.z, own_moments, contrast.covariance)
 
-    def log_ratio(self, psi: Tree, z_q: Array, *, x: Array, z_r: Array) -> Array:
+    def log_ratio(self, psi: Tree, z_q: Array, *, context: Array, z_r: Array) -> Array:
         """s at the draws of q, then at those of r: [2S, B], with one pass over x."""
-        return self.model.log_ratio(psi, x, jnp.concatenate([z_q, z_r]))
+        return self.model.log_ratio(psi, context, jnp.concatenate([z_q, z_r]))
 
     def minus_log_contrast(self, draws: Draws) -> Array:
         """−log r(z|x) in nats, [S, B] or [1, B]; its mean, where r has the moments of q."""
@@ -103,9 +103,9 @@ class Linearisation(NamedTuple):
     pull: Callable[[Array], tuple[Tree, Array]]
 
 
-def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, x: Array):
+def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, context: Array):
     """One forward pass of the critic over the draws of q and of r."""
-    log_ratio = partial(players.log_ratio, x=x, z_r=z_r)
+    log_ratio = partial(players.log_ratio, context=context, z_r=z_r)
     return Linearisation(*jax.vjp(log_ratio, psi, draws.z_tilde))
 
 
@@ -164,9 +164,9 @@ class CriticTurn(NamedTuple):
     x: Array
     mean: Callable[[Tree], Tree]
 
-    def step(self, psi: Tree, opt_state: Tree, draws: Draws, z_r: Array):
+    def step(self, psi: Tree, opt_state: Tree, draws: Draws, z_r: Array, context: Array):
         """Moves ψ once; returns it with its linearisation before the move, and metrics."""
-        at = linearise_critic(self.players, psi, draws, z_r, self.x)
+        at = linearise_critic(self.players, psi, draws, z_r, context)
         gradient, loss = _critic_gradient(self.players, psi, draws, at, self.x)
         psi, opt_state = apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
         return psi, opt_state, at, _critic_metrics(loss, at.s)
@@ -178,7 +178,7 @@ class CriticTurn(NamedTuple):
             key_q, key_r = jax.random.split(key)
             draws, encoding = self.players.draw(phi, carry[0], key_q, self.x)
             z_r = self.players.reference_draws(key_r, encoding)
-            return self.step(*carry, draws, z_r)[:2], None
+            return self.step(*carry, draws, z_r, encoding.context(self.x))[:2], None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)
         return jax.lax.scan(one, (psi, opt_state), keys)[0]

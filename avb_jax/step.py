@@ -113,9 +113,10 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
         if has_critic:
             z_r = players.reference_draws(key_r, encoding)
-            psi, critic_state, at, metrics = critic.step(psi, critic_state, draws, z_r)
+            context = encoding.context(x)
+            psi, critic_state, at, metrics = critic.step(psi, critic_state, draws, z_r, context)
             if config.update == "alternating":
-                at = linearise_critic(players, psi, draws, z_r, x)
+                at = linearise_critic(players, psi, draws, z_r, context)
             s_mean, s_gradient = shape_gradient(at)
 
         weight = _kl_weight(config, state.step, x.dtype)

@@ -46,11 +46,18 @@ class Encoding(NamedTuple):
         z: [S, B, D], draws of q(z|x).
         moments: those of q(z|x), where they are linear algebra; None where only draws tell.
         density: q(z|x) itself, where it is Gaussian (an explicit encoder); else None.
+        features: [B, F], all that q(z|x) depends on x by, for the critic to condition on; None
+            where there is no such trunk, and the critic sees x.
     """
 
     z: Array
     moments: Moments | None = None
     density: Gaussian | None = None
+    features: Array | None = None
+
+    def context(self, x: Array) -> Array:
+        """What a critic conditions on: the features, else x [B, ...]."""
+        return x if self.features is None else self.features
 
 
 class Params(NamedTuple):

@@ -75,7 +75,7 @@ def separate_losses(model, config, key, x):
     def vae_loss(vae, psi):
         phi, theta = vae
         encoding, _, z_tilde, scale = draw(phi, psi)
-        s = model.log_ratio(psi, x, z_tilde)
+        s = model.log_ratio(psi, jax.lax.stop_gradient(encoding.context(x)), z_tilde)
         if analytic:
             entropy = jnp.mean(scale) + 0.5 * dim * (1.0 + jnp.log(2.0 * jnp.pi))
         else:
@@ -88,8 +88,8 @@ def separate_losses(model, config, key, x):
         encoding, r, z_tilde, scale = jax.lax.stop_gradient(draw(phi, psi))
         own = model.contrast.whitens_draws(encoding)
         z_r = contrasts.sample_reference(key_r, encoding.z, own, config.covariance)
-        s_q = model.log_ratio(psi, x, z_tilde)
-        s_r = model.log_ratio(psi, x, z_r)
+        s_q = model.log_ratio(psi, encoding.context(x), z_tilde)
+        s_r = model.log_ratio(psi, encoding.context(x), z_r)
         if config.critic_loss == "logistic":
             loss = jnp.mean(jnp.logaddexp(0.0, -s_q)) + jnp.mean(jnp.logaddexp(0.0, s_r))
         elif config.critic_loss == "exp":

@@ -1,7 +1,8 @@
-"""Critics: (x [B, h, w, c], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats.
+"""Critics: (context [B, ...], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats.
 
-The features of x are computed once for all the S draws, those of q and of r alike. Output
-layers start at zero: a fresh critic says that q is its contrast.
+The context is what the encoder knows of x, its features [B, F], or x itself, [B, h, w, c].
+Its trunk is computed once for all the S draws, those of q and of r alike. Output layers
+start at zero: a fresh critic says that q is its contrast.
 """
 
 import flax.linen as nn
@@ -18,6 +19,10 @@ def latent_features(z: Array) -> Array:
     return jnp.concatenate([z, jnp.square(z) - 1.0, jnp.tanh(z)], axis=-1)
 
 
+def _flatten(context: Array) -> Array:
+    return context if context.ndim == 2 else flatten_images(context)
+
+
 class ResidualCritic(nn.Module):
     """`residual`: residual layers over z̃, with the features of x added at each of them.
 
@@ -31,10 +36,10 @@ class ResidualCritic(nn.Module):
     conditional: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, z: Array) -> Array:
+    def __call__(self, context: Array, z: Array) -> Array:
         h = nn.Dense(self.width)(latent_features(z))
         if self.conditional:
-            features = MLP(self.trunk_width, self.trunk_depth)(flatten_images(x))
+            features = MLP(self.trunk_width, self.trunk_depth)(_flatten(context))
         for _ in range(self.depth):
             inner = nn.Dense(self.width)(h)
             if self.conditional:
@@ -52,8 +57,8 @@ class InnerProductCritic(nn.Module):
     trunk_depth: int
 
     @nn.compact
-    def __call__(self, x: Array, z: Array) -> Array:
-        of_x = MLP(self.trunk_width, self.trunk_depth)(flatten_images(x))
+    def __call__(self, context: Array, z: Array) -> Array:
+        of_x = MLP(self.trunk_width, self.trunk_depth)(_flatten(context))
         of_z = MLP(self.width, self.depth)(latent_features(z))
         theta = nn.Dense(self.width, kernel_init=zeros)(of_x)
         t_x = nn.Dense(1, kernel_init=zeros)(of_x)[..., 0]

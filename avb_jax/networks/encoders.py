@@ -24,13 +24,26 @@ INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
 zeros = nn.initializers.zeros_init()
 
 
-def _scaled_eye(dim: int):
-    """Bias initialiser: INITIAL_SCALE times the identity, flattened."""
-    return lambda key, shape, dtype: (INITIAL_SCALE * jnp.eye(dim, dtype=dtype)).reshape(shape)
+class TriangularScale(nn.Module):
+    """L(h), lower triangular: it starts at INITIAL_SCALE times the identity, and no step of
+    any size makes it singular."""
+
+    latent_dim: int
+    full: bool = True
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        dim = self.latent_dim
+        start = nn.initializers.constant(math.log(INITIAL_SCALE))
+        log_scale = nn.Dense(dim, kernel_init=zeros, bias_init=start)(h)
+        entries = jnp.zeros((h.shape[0], dim, dim), h.dtype)
+        if self.full:
+            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
+        return triangular(entries, log_scale)
 
 
 class NoiseHead(nn.Module):
-    """z = m(h) + A(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
+    """z = m(h) + L(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
 
     ε is concatenated to the features of x and injected again at every layer of f. The
     output layer of f starts at zero, so that q starts as a Gaussian of full covariance.
@@ -49,10 +62,8 @@ class NoiseHead(nn.Module):
             inner = nn.Dense(self.width)(g) + nn.Dense(self.width, use_bias=False)(noise)
             g = g + nn.Dense(self.width)(nn.gelu(inner))
         warp = nn.Dense(dim, kernel_init=zeros)(g)
-        location = nn.Dense(dim)(h)
-        matrix = nn.Dense(dim * dim, kernel_init=zeros, bias_init=_scaled_eye(dim))(h)
-        matrix = matrix.reshape(-1, dim, dim)
-        return location[None] + jnp.einsum("bde,sbe->sbd", matrix, noise[..., :dim] + warp)
+        location, scale_tril = nn.Dense(dim)(h), TriangularScale(dim)(h)
+        return location[None] + jnp.einsum("bde,sbe->sbd", scale_tril, noise[..., :dim] + warp)
 
 
 class NoiseMLP(nn.Module):
@@ -70,7 +81,7 @@ class NoiseMLP(nn.Module):
         h = MLP(self.width, self.depth)(flatten_images(x))
         noise = jax.random.normal(key, (num_samples, x.shape[0], self.noise_dim), x.dtype)
         head = NoiseHead(self.latent_dim, self.noise_dim, self.head_width, self.head_depth)
-        return Encoding(head(h, noise))
+        return Encoding(head(h, noise), features=h)
 
 
 class NoiseConv(nn.Module):
@@ -98,11 +109,8 @@ class NoiseConv(nn.Module):
                 features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
                 h = nn.Conv(features, (5, 5), strides=2 if stage + 1 < stages else 1)(h)
         h = nn.gelu(nn.Dense(self.width)(h.reshape(h.shape[0], -1)))
-        location = nn.Dense(self.latent_dim)(h)
-        matrix = nn.Dense(
-            self.latent_dim**2, kernel_init=zeros, bias_init=_scaled_eye(self.latent_dim)
-        )(h).reshape(-1, self.latent_dim, self.latent_dim)
-        z = location + jnp.einsum("bde,be->bd", matrix, flat_noise[:, : self.latent_dim])
+        location, scale_tril = nn.Dense(self.latent_dim)(h), TriangularScale(self.latent_dim)(h)
+        z = location + jnp.einsum("bde,be->bd", scale_tril, flat_noise[:, : self.latent_dim])
         return Encoding(z.reshape(*shape, self.latent_dim))
 
 
@@ -144,7 +152,7 @@ class Basis(nn.Module):
         z = location[None] + jnp.einsum("bkd,ksbd->sbd", a, v)
         mean = location + jnp.einsum("bkd,kd->bd", a, mean_v)
         covariance = jnp.einsum("bkd,kde,bke->bde", a, covariance_v, a)
-        return Encoding(z, moments=Moments(mean, covariance))
+        return Encoding(z, moments=Moments(mean, covariance), features=h)
 
 
 class GaussianEncoder(nn.Module):
@@ -157,17 +165,9 @@ class GaussianEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
-        dim = self.latent_dim
         h = MLP(self.width, self.depth)(flatten_images(x))
-        mean = nn.Dense(dim)(h)
-        log_scale = nn.Dense(
-            dim, kernel_init=zeros, bias_init=nn.initializers.constant(math.log(INITIAL_SCALE))
-        )(h)
-        if self.full:
-            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
-        else:
-            entries = jnp.zeros((x.shape[0], dim, dim), x.dtype)
-        density = Gaussian(mean, triangular(entries, log_scale))
-        noise = jax.random.normal(key, (num_samples, x.shape[0], dim), x.dtype)
+        mean = nn.Dense(self.latent_dim)(h)
+        density = Gaussian(mean, TriangularScale(self.latent_dim, self.full)(h))
+        noise = jax.random.normal(key, (num_samples, *mean.shape), x.dtype)
         z = mean[None] + jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
         return Encoding(z, density=density)

@@ -79,6 +79,8 @@ def test_shapes_and_dtypes_follow_x(case):
         if case.name not in ("noise-mlp", "noise-conv"):
             known = "moments" if case.name == "basis" else "density"
             expected[known] = (((B, D), dtype), ((B, D, D), dtype))
+        if case.name in ("noise-mlp", "basis"):
+            expected["features"] = ((B, 16), dtype)
         assert shapes_and_dtypes(encoding) == expected
 
 
