@@ -58,5 +58,7 @@ class PixelScale(nn.Module):
         log_scale = self.param(
             "log_scale", nn.initializers.constant(math.log(0.1)), (self.channels,)
         )
-        # A pixel has 256 levels: nothing below a quarter of one can be told apart.
-        return nn.sigmoid(self.decoder(z)), jnp.maximum(log_scale, math.log(1.0 / 1024.0))
+        # A pixel has 256 levels: nothing below a quarter of one can be told apart. The floor is
+        # added, so that a gradient leads away from it.
+        floor = jnp.full_like(log_scale, math.log(1.0 / 1024.0))
+        return nn.sigmoid(self.decoder(z)), jnp.logaddexp(log_scale, floor)

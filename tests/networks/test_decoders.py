@@ -1,7 +1,5 @@
 """Decoders fill exactly the event shape, whatever its size, and every pixel depends on z."""
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import pytest
 from avb_jax.networks.decoders import ConvDecoder, MLPDecoder, PixelScale
 from avb_jax.networks.layers import downsampled_sizes
 
+FLOOR = 1.0 / 1024.0  # a quarter of one of a pixel's 256 levels
 SIDES = [(28, 28), (32, 32), (64, 64), (8, 8), (2, 2), (27, 33), (1, 30)]
 Z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
@@ -66,10 +65,15 @@ def test_pixel_scale_is_one_per_channel_with_a_floor():
     params = jax.jit(decoder.init)(jax.random.key(0), Z)["params"]
     apply = jax.jit(decoder.apply)
     location, log_scale = apply({"params": params}, Z)
-    np.testing.assert_allclose(log_scale, np.full(3, math.log(0.1)), rtol=1e-6)
+    np.testing.assert_allclose(np.exp(log_scale), np.full(3, 0.1 + FLOOR), rtol=1e-5)
     logits = np.asarray(decoder.decoder.apply({"params": params["decoder"]}, Z))
     np.testing.assert_allclose(location, 1.0 / (1.0 + np.exp(-logits)), rtol=1e-5)
 
-    scales = np.log([1e-6, 0.01, 2.0]).astype(np.float32)
-    _, log_scale = apply({"params": {**params, "log_scale": scales}}, Z)
-    np.testing.assert_allclose(np.exp(log_scale), [1.0 / 1024.0, 0.01, 2.0], rtol=1e-5)
+    scales = np.array([1e-6, 0.01, 2.0], np.float32)
+
+    def scale(log_scales):
+        return jnp.exp(apply({"params": {**params, "log_scale": log_scales}}, Z)[1])
+
+    np.testing.assert_allclose(scale(np.log(scales)), scales + FLOOR, rtol=1e-5)
+    slope = jax.grad(lambda log_scales: jnp.sum(scale(log_scales)))(np.log(scales))
+    np.testing.assert_allclose(slope, scales, rtol=1e-4)  # not zero anywhere, as a clamp's is
