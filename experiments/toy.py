@@ -23,7 +23,7 @@ experiment.define_training_flags(
     binarization="threshold",
     latent_dim=2,
     batch_size=4,
-    num_steps=20000,
+    num_steps=15000,
     num_samples=128,
     decoder_samples=128,
     width=64,
