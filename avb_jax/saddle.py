@@ -164,12 +164,23 @@ class CriticTurn(NamedTuple):
     x: Array
     mean: Callable[[Tree], Tree]
 
-    def step(self, psi: Tree, opt_state: Tree, draws: Draws, z_r: Array, context: Array):
-        """Moves ψ once; returns it with its linearisation before the move, and metrics."""
-        at = linearise_critic(self.players, psi, draws, z_r, context)
+    def step(self, psi: Tree, opt_state: Tree, draws: Draws, encoding: Encoding, key: Key):
+        """Moves ψ once, against reference draws by `key`.
+
+        Returns ψ, its optax state, the linearisation that the encoder is to follow (before the
+        move, or after it with `update="alternating"`), and metrics from before it.
+        """
+        z_r = self.players.reference_draws(key, encoding)
+        linearise = partial(
+            linearise_critic, self.players, draws=draws, z_r=z_r, context=encoding.context(self.x)
+        )
+        at = linearise(psi)
         gradient, loss = _critic_gradient(self.players, psi, draws, at, self.x)
+        metrics = _critic_metrics(loss, at.s)
         psi, opt_state = apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
-        return psi, opt_state, at, _critic_metrics(loss, at.s)
+        if self.players.config.update == "alternating":
+            at = linearise(psi)
+        return psi, opt_state, at, metrics
 
     def extra_steps(self, psi: Tree, opt_state: Tree, phi: Tree, key: Key):
         """The critic steps beyond the first, each on fresh noise."""
@@ -177,8 +188,7 @@ class CriticTurn(NamedTuple):
         def one(carry, key):
             key_q, key_r = jax.random.split(key)
             draws, encoding = self.players.draw(phi, carry[0], key_q, self.x)
-            z_r = self.players.reference_draws(key_r, encoding)
-            return self.step(*carry, draws, z_r, encoding.context(self.x))[:2], None
+            return self.step(*carry, draws, encoding, key_r)[:2], None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)
         return jax.lax.scan(one, (psi, opt_state), keys)[0]

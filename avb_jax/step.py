@@ -17,7 +17,6 @@ from avb_jax.saddle import (
     Metrics,
     Players,
     apply_gradient,
-    linearise_critic,
     shape_gradient,
     vae_gradients,
 )
@@ -67,6 +66,14 @@ def _kl_weight(config: Config, step: Array, dtype) -> Array:
     return jnp.minimum(1.0, (step + 1).astype(dtype) / config.kl_warmup_steps)
 
 
+def _elbo_metrics(reconstruction: Array, kl: Array) -> Metrics:
+    return {
+        "elbo_estimate": reconstruction - kl,
+        "reconstruction": reconstruction,
+        "kl_estimate": kl,
+    }
+
+
 def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Step:
     """The fused saddle-point step (paper, algorithm 1), a pure function.
 
@@ -112,25 +119,19 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         draws, pull_draws, encoding = jax.vjp(draw, phi, has_aux=True)
         s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
         if has_critic:
-            z_r = players.reference_draws(key_r, encoding)
-            context = encoding.context(x)
-            psi, critic_state, at, metrics = critic.step(psi, critic_state, draws, z_r, context)
-            if config.update == "alternating":
-                at = linearise_critic(players, psi, draws, z_r, context)
+            psi, critic_state, at, metrics = critic.step(psi, critic_state, draws, encoding, key_r)
             s_mean, s_gradient = shape_gradient(at)
 
         weight = _kl_weight(config, state.step, x.dtype)
         gradient, (reconstruction, kl) = vae_gradients(
             players, theta, draws, pull_draws, s_gradient, x, weight
         )
-        kl = kl + s_mean
         (phi, theta), vae_state = apply_gradient(
             optimizers.vae, mean(gradient), vae_state, (phi, theta)
         )
-        elbo = {"elbo_estimate": reconstruction - kl, "reconstruction": reconstruction}
         params = Params(phi, theta, psi)
         state = TrainState(state.step + 1, state.key, params, (vae_state, critic_state))
-        return state, mean({**elbo, "kl_estimate": kl, **metrics})
+        return state, mean({**_elbo_metrics(reconstruction, kl + s_mean), **metrics})
 
     return step
 

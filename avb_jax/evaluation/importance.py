@@ -7,7 +7,7 @@ expectation, and a tighter one the more samples there are (Burda, Grosse and Sal
 "Importance Weighted Autoencoders", ICLR 2016, section 3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -168,19 +168,23 @@ def evaluate_log_likelihood(
     """
     total = len(images)
     check_counts(images=total, num_samples=num_samples, batch_size=batch_size)
-    batch_size = min(batch_size, total)
     results: list[ImportanceResult] = []
     with tqdm(total=total, unit=" images", disable=not progress) as bar:
-        for start in range(0, total, batch_size):
-            index = np.arange(start, start + batch_size)
-            batch = np.asarray(images[np.minimum(index, total - 1)])
+        for index, valid in padded_batches(total, batch_size):
+            batch = np.asarray(images[index])
             result = _evaluate_batch(model, params, key, index, batch, num_samples)
-            valid = min(batch_size, total - start)
             results.append(ImportanceResult(*(np.asarray(value)[:valid] for value in result)))
             so_far = [np.concatenate(values) for values in zip(*results, strict=True)]
             bar.update(valid)
             bar.set_postfix(log_likelihood=f"{so_far[0].mean():.2f}", ess=f"{so_far[1].mean():.0f}")
     return ImportanceResult(*so_far)
+
+
+def padded_batches(total: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices [B] of each batch, the last filled up by repetition, and how many of them count."""
+    size = min(batch_size, total)
+    for start in range(0, total, size):
+        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)
 
 
 @partial(jax.jit, static_argnames=("model", "num_samples"))

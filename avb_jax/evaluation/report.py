@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avb_jax.evaluation.importance import evaluate_log_likelihood
+from avb_jax.evaluation.importance import evaluate_log_likelihood, padded_batches
 from avb_jax.evaluation.quadrature import MAX_DIM, quadrature_log_likelihood
 from avb_jax.types import Array, Key, Tree
 
@@ -72,32 +72,25 @@ def evaluate(
         D <= 2, and `elbo` (lower bound for an explicit encoder, else an estimate).
     """
     key, key_elbo = jax.random.split(jax.random.key(seed))
-    evaluated = Evaluated(model, params, images)
-    methods = [lambda: _by_importance(evaluated, key, num_samples, batch_size, progress)]
+    methods = [
+        lambda: _by_importance(
+            model, params, key, images,
+            num_samples=num_samples, batch_size=batch_size, progress=progress,
+        )
+    ]  # fmt: skip
     if model.latent_dim <= MAX_DIM:
-        methods.append(lambda: _by_quadrature(evaluated, key))
-    methods.append(lambda: _elbo(evaluated, key_elbo, batch_size))
+        methods.append(lambda: _by_quadrature(model, params, images))
+    methods.append(lambda: _elbo(model, params, key_elbo, images, batch_size))
     return [{**_timed(method), **(about or {}), "seed": seed} for method in methods]
 
 
-class Evaluated(NamedTuple):
-    """A model with its parameters, and the images that it is evaluated on."""
-
-    model: Any
-    params: Tree
-    images: Any
-
-    def in_batches(self, function, key: Key, batch_size: int) -> np.ndarray:
-        """function(model, params, key, x) -> [B] over all images, the last batch filled up."""
-        count = len(self.images)
-        size = min(batch_size, count)
-        values = []
-        for start in range(0, count, size):
-            index = np.minimum(np.arange(start, start + size), count - 1)
-            batch_key = jax.random.fold_in(key, start)
-            value = function(self.model, self.params, batch_key, self.images[index])
-            values.append(np.asarray(value))
-        return np.concatenate(values)[:count]
+def _in_batches(function, images: Any, batch_size: int) -> np.ndarray:
+    """function(index [B], x) -> [B] over all images."""
+    values = [
+        np.asarray(function(index, images[index]))[:valid]
+        for index, valid in padded_batches(len(images), batch_size)
+    ]
+    return np.concatenate(values)
 
 
 def _timed(method: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -106,10 +99,10 @@ def _timed(method: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return {**entry, "seconds": round(time.perf_counter() - start, 2)}
 
 
-def _by_importance(on: Evaluated, key: Key, num_samples: int, batch_size: int, progress: bool):
-    result = evaluate_log_likelihood(
-        *on[:2], key, on.images, num_samples=num_samples, batch_size=batch_size, progress=progress
-    )
+def _by_importance(
+    model: Any, params: Tree, key: Key, images: Any, *, num_samples: int, **options
+) -> dict[str, Any]:
+    result = evaluate_log_likelihood(model, params, key, images, num_samples=num_samples, **options)
     return {
         "name": "log_likelihood",
         "kind": "lower bound",
@@ -120,22 +113,25 @@ def _by_importance(on: Evaluated, key: Key, num_samples: int, batch_size: int, p
     }
 
 
-def _by_quadrature(on: Evaluated, key: Key):
-    def exact(model, params, _, x):
+def _by_quadrature(model: Any, params: Tree, images: Any) -> dict[str, Any]:
+    def exact(_, x):
         return quadrature_log_likelihood(model, params, x)
 
     return {
         "name": "log_likelihood",
         "kind": "exact",
-        **summarise(on.in_batches(exact, key, QUADRATURE_BATCH)),
+        **summarise(_in_batches(exact, images, QUADRATURE_BATCH)),
         "method": "quadrature over a grid of z",
     }
 
 
-def _elbo(on: Evaluated, key: Key, batch_size: int):
+def _elbo(model: Any, params: Tree, key: Key, images: Any, batch_size: int) -> dict[str, Any]:
+    def estimate(index, x):
+        return elbo_estimate(model, params, jax.random.fold_in(key, int(index[0])), x)
+
     return {
         "name": "elbo",
-        "kind": "lower bound" if on.model.log_ratio is None else "estimate",
-        **summarise(on.in_batches(elbo_estimate, key, batch_size)),
+        "kind": "lower bound" if model.log_ratio is None else "estimate",
+        **summarise(_in_batches(estimate, images, batch_size)),
         "num_samples": ELBO_SAMPLES,
     }
