@@ -69,6 +69,12 @@ class Config:
     depth: int = _option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
     head_width: int = _option(128, "units of each layer of noise-mlp's head", at_least=1)
     head_depth: int = _option(2, "residual layers of noise-mlp's head", at_least=1)
+    refinements: int | None = _option(
+        None,
+        "times the encoder asks the decoder for the gradient of log p(x, z) at its guess of z "
+        "(unset: 1 for noise-mlp and basis, else 0)",
+        at_least=0,
+    )
     num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
     num_samples: int | None = _option(
         None,
@@ -131,6 +137,10 @@ class Config:
                 f"noise_dim was {self.noise} with latent_dim {self.latent_dim}; q(z|x) has a "
                 f"density only from noise_dim {self.latent_dim} on"
             )
+        if self.encoder == "noise-conv" and self.refinement_steps:
+            raise ValueError(
+                f"refinements was {self.refinements} with encoder 'noise-conv'; allowed is 0"
+            )
         if self.likelihood != "bernoulli" and self.binarization != "none":
             raise ValueError(
                 f"likelihood was {self.likelihood!r} with binarization {self.binarization!r}; "
@@ -166,6 +176,13 @@ class Config:
     def moments_from_draws(self) -> bool:
         """Whether the contrast's moments are those of the S draws of each x."""
         return self.contrast_name == "moments" and self.encoder in ("noise-mlp", "noise-conv")
+
+    @property
+    def refinement_steps(self) -> int:
+        """Times the encoder asks the decoder."""
+        if self.refinements is not None:
+            return self.refinements
+        return 1 if self.encoder in ("noise-mlp", "basis") else 0
 
     @property
     def noise(self) -> int:

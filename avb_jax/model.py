@@ -1,5 +1,6 @@
 """`Model`: the networks as pure functions of (parameters, arrays), and what follows from them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,7 +32,8 @@ class Model(NamedTuple):
         event_shape: the shape of x, `...`.
         latent_dim: D.
         init: key -> Params.
-        encode: (encoder params, key, x [B, ...], S) -> Encoding with z [S, B, D].
+        encode: (Params, key, x [B, ...], S) -> Encoding with z [S, B, D]. It trains the encoder's
+            parameters alone; an encoder that consults the decoder finds it there.
         decode: (decoder params, z [S, B, D]) -> outputs, a tree of arrays.
         log_likelihood: (outputs, x [B, ...]) -> log p(x|z) [S, B], nats.
         mean: outputs -> E[x|z] [S, B, ...].
@@ -53,7 +55,7 @@ class Model(NamedTuple):
 
     def sample_posterior(self, params: Params, key: Key, x: Array, num_samples: int) -> Array:
         """Draws of q(z|x): [S, B, D]."""
-        return self.encode(params.encoder, key, jnp.asarray(x), num_samples).z
+        return self.encode(params, key, jnp.asarray(x), num_samples).z
 
     def decode_mean(self, params: Params, z: Array) -> Array:
         """E[x|z]: z [S, B, D] -> [S, B, ...]."""
@@ -63,6 +65,10 @@ class Model(NamedTuple):
         """log p(x|z) + log p(z) in nats: z [S, B, D] -> [S, B]."""
         return self.log_likelihood(self.decode(params.decoder, z), x) + log_prior(z)
 
+    def score(self, params: Params, x: Array, z: Array) -> Array:
+        """∇_z log p(x, z), one z for each x, in nats per unit of z: z [B, D] -> [B, D]."""
+        return jax.grad(lambda z: jnp.sum(self.log_joint(params, x, z[None])))(z)
+
     def log_posterior_estimate(self, params: Params, key: Key, x: Array, z: Array) -> Array:
         """log q̂(z|x) = s_ψ(x, z̃) + log r(z|x) in nats: z [S, B, D] -> [S, B].
 
@@ -71,7 +77,7 @@ class Model(NamedTuple):
         explicit one.
         """
         x = jnp.asarray(x)
-        encoding = self.encode(params.encoder, key, x, POSTERIOR_DRAWS)
+        encoding = self.encode(params, key, x, POSTERIOR_DRAWS)
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)
         reference = self.contrast.reference(params.critic, x, encoding)
@@ -85,17 +91,15 @@ class Model(NamedTuple):
 
 
 def _build_encoder(config: Config):
-    shape = {"latent_dim": config.latent_dim, "width": config.width}
-    noise = {"noise_dim": config.noise}
-    head = {"head_width": config.head_width, "head_depth": config.head_depth}
-    if config.encoder == "noise-mlp":
-        return encoders.NoiseMLP(**shape, **noise, depth=config.depth, **head)
+    dim, noise = config.latent_dim, config.noise
     if config.encoder == "noise-conv":
-        return encoders.NoiseConv(**shape, **noise)
+        return encoders.NoiseConv(dim, noise, config.width)
+    trunk = encoders.Trunk(dim, config.width, config.depth, config.refinement_steps)
+    if config.encoder == "noise-mlp":
+        return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth)
     if config.encoder == "basis":
-        return encoders.Basis(**shape, **noise, depth=config.depth, num_bases=config.num_bases)
-    full = config.encoder == "gaussian-full"
-    return encoders.GaussianEncoder(**shape, depth=config.depth, full=full)
+        return encoders.Basis(trunk, noise, config.num_bases)
+    return encoders.GaussianEncoder(trunk, full=config.encoder == "gaussian-full")
 
 
 def _build_decoder(config: Config, event_shape: tuple[int, int, int]):
@@ -140,7 +144,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 5)
         x = jnp.zeros((1, *event_shape), jnp.float32)
-        encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1)
+        encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1, jnp.zeros_like)
         z, psi = encoding.z, {}
         if critic is not None:
             psi["critic"] = critic.init(keys[2], encoding.context(x), z)
@@ -154,11 +158,15 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         location = location.reshape(*z.shape[:2], *event_shape)
         return (location, outputs[1]) if likelihood.has_scale else location
 
-    return Model(
+    def encode(params, key, x, num_samples):
+        score = partial(model.score, params, x)
+        return encoder.apply(params.encoder, x, key, num_samples, score)
+
+    model = Model(
         event_shape=tuple(event_shape),
         latent_dim=config.latent_dim,
         init=init,
-        encode=lambda params, key, x, num_samples: encoder.apply(params, x, key, num_samples),
+        encode=encode,
         decode=decode,
         log_likelihood=likelihood.log_prob,
         mean=likelihood.mean,
@@ -169,3 +177,4 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
             (lambda params, x: network.apply(params["contrast"], x)) if learned else None,
         ),
     )
+    return model

@@ -13,7 +13,7 @@ from avb_jax import objectives
 from avb_jax.config import Config
 from avb_jax.densities import log_prior
 from avb_jax.model import Model
-from avb_jax.types import Array, Encoding, Gaussian, Key, Tree
+from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree
 
 Metrics = dict[str, Array]
 
@@ -44,14 +44,19 @@ class Players(NamedTuple):
     def as_written(self) -> bool:
         return self.config.critic_loss == "exp_as_written"
 
-    def draw(self, phi: Tree, psi: Tree, key: Key, x: Array) -> tuple[Draws, Encoding]:
-        """Draws of q(z|x), differentiable in φ, also through the standardisation."""
+    def draw(self, phi: Tree, params: Params, key: Key, x: Array) -> tuple[Draws, Encoding]:
+        """Draws of q(z|x), differentiable in φ, also through the standardisation.
+
+        The rest of the parameters is held: an encoder may consult the decoder, but does not
+        train it by that.
+        """
         model = self.model
-        encoding = model.encode(phi, key, x, self.config.samples)
+        held = jax.lax.stop_gradient(params)
+        encoding = model.encode(held._replace(encoder=phi), key, x, self.config.samples)
         if model.log_ratio is None:
             zero = jnp.zeros(x.shape[0], encoding.z.dtype)
             return Draws(encoding.z, encoding.z, zero, encoding.density), encoding
-        reference = model.contrast.reference(psi, x, encoding)
+        reference = model.contrast.reference(params.critic, x, encoding)
         if self.as_written:  # there q moves through z alone
             reference = jax.lax.stop_gradient(reference)
         log_scale = contrasts.log_scale(reference, encoding.z)
@@ -182,13 +187,14 @@ class CriticTurn(NamedTuple):
             at = linearise(psi)
         return psi, opt_state, at, metrics
 
-    def extra_steps(self, psi: Tree, opt_state: Tree, phi: Tree, key: Key):
+    def extra_steps(self, params: Params, opt_state: Tree, key: Key):
         """The critic steps beyond the first, each on fresh noise."""
 
         def one(carry, key):
             key_q, key_r = jax.random.split(key)
-            draws, encoding = self.players.draw(phi, carry[0], key_q, self.x)
+            now = params._replace(critic=carry[0])
+            draws, encoding = self.players.draw(params.encoder, now, key_q, self.x)
             return self.step(*carry, draws, encoding, key_r)[:2], None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)
-        return jax.lax.scan(one, (psi, opt_state), keys)[0]
+        return jax.lax.scan(one, (params.critic, opt_state), keys)[0]

@@ -113,9 +113,9 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         vae_state, critic_state = state.opt_state
         critic = CriticTurn(players, optimizers.critic, x, mean)
         if has_critic and config.critic_steps > 1:
-            psi, critic_state = critic.extra_steps(psi, critic_state, phi, key_extra)
+            psi, critic_state = critic.extra_steps(state.params, critic_state, key_extra)
 
-        draw = partial(players.draw, psi=psi, key=key_q, x=x)
+        draw = partial(players.draw, params=Params(phi, theta, psi), key=key_q, x=x)
         draws, pull_draws, encoding = jax.vjp(draw, phi, has_aux=True)
         s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
         if has_critic:

@@ -75,7 +75,8 @@ class Params(NamedTuple):
 
 
 InitFn = Callable[[Key], Params]
-EncodeFn = Callable[[Tree, Key, Array, int], Encoding]
+EncodeFn = Callable[[Params, Key, Array, int], Encoding]
+ScoreFn = Callable[[Array], Array]
 DecodeFn = Callable[[Tree, Array], Tree]
 LogLikelihoodFn = Callable[[Tree, Array], Array]
 LogRatioFn = Callable[[Tree, Array, Array], Array]

@@ -27,7 +27,12 @@ def main() -> None:
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
     if flags.FLAGS.compare:
         vae = dataclasses.replace(
-            config, encoder="gaussian", contrast=None, num_samples=None, decoder_samples=1
+            config,
+            encoder="gaussian",
+            refinements=None,
+            contrast=None,
+            num_samples=None,
+            decoder_samples=1,
         )
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 

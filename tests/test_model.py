@@ -92,9 +92,7 @@ def test_the_critic_group_holds_what_the_critic_moves():
 def test_log_posterior_of_an_explicit_encoder_is_exact(encoder):
     model = small_model(encoder=encoder)
     params = random_params(model)
-    density = jax.jit(model.encode, static_argnums=3)(
-        params.encoder, jax.random.key(0), X, 1
-    ).density
+    density = jax.jit(model.encode, static_argnums=3)(params, jax.random.key(0), X, 1).density
     actual = jax.jit(model.log_posterior_estimate)(params, jax.random.key(1), X, Z)
     mean, factor = (np.asarray(a, np.float64) for a in density)
     for b in range(B):
@@ -147,7 +145,7 @@ def test_log_posterior_of_an_implicit_encoder(encoder, contrast, covariance, cri
 
     @jax.jit
     def everything(params, key, x, z):
-        encoding = model.encode(params.encoder, key, x, POSTERIOR_DRAWS)
+        encoding = model.encode(params, key, x, POSTERIOR_DRAWS)
         log_q = model.log_posterior_estimate(params, key, x, z)
         return encoding, log_q, model.critic(params, key, x, z)
 
@@ -186,6 +184,31 @@ def test_log_joint_is_the_likelihood_and_the_prior(likelihood):
     np.testing.assert_allclose(swapped, mean[::-1, ::-1], atol=1e-6)
 
 
+def test_a_refined_encoder_consults_the_decoder_it_has_and_no_other():
+    """Its draws move with θ; those of an encoder without refinements do not."""
+    for refinements in (0, 1):
+        model = small_model(refinements=refinements)
+        params = random_params(model)
+        other = params._replace(decoder=jax.tree.map(lambda p: 1.5 * p, params.decoder))
+        encode = jax.jit(model.encode, static_argnums=3)
+        draws = [encode(p, jax.random.key(0), X, S).z for p in (params, other)]
+        assert np.array_equal(*draws) == (refinements == 0)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_score_is_the_gradient_of_the_log_joint(likelihood):
+    """Against central differences in float64, one coordinate at a time."""
+    model = small_model(likelihood=likelihood)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(np.float64), random_params(model))
+        x, z, log_joint = X.astype(np.float64), Z[0].astype(np.float64), jax.jit(model.log_joint)
+        score = np.asarray(jax.jit(model.score)(params, x, z))
+        for d in range(D):
+            steps = 1e-5 * np.eye(D)[d] * np.array([1.0, -1.0])[:, None, None]
+            ahead, behind = log_joint(params, x, z + steps)
+            np.testing.assert_allclose(score[:, d], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("event_shape", [(8, 8), (8, 8, 1, 1), (0, 8, 1), (8, -1, 1)])
 def test_event_shapes_that_are_not_images_are_refused(event_shape):
     with pytest.raises(ValueError, match=r"event_shape was .* allowed are three positive numbers"):
@@ -203,7 +226,8 @@ def linear_gaussian(contrast: str) -> Model:
         encoder = {"a": jnp.float32(-0.1), "b": jnp.float32(1.5)}
         return avb.Params(encoder, {"w": jnp.float32(0.3)}, {"c": jnp.zeros((3, 3))})
 
-    def encode(phi, key, x, num_samples):
+    def encode(params, key, x, num_samples):
+        phi = params.encoder
         noise = jax.random.normal(key, (num_samples, x.shape[0], 1))
         return avb.Encoding(phi["a"] * x[None] + phi["b"] * noise)
 

@@ -96,7 +96,7 @@ def test_pmap_draws_other_noise_on_each_device():
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), device)
         _, key_q, _, _ = jax.random.split(key, 4)
         shard = x[2 * device : 2 * device + 2]
-        encoding = model.encode(state.params.encoder, key_q, shard, 1)
+        encoding = model.encode(state.params, key_q, shard, 1)
         outputs = model.decode(state.params.decoder, encoding.z)
         kl = avb.objectives.kl_to_prior(encoding.density)
         expected.append(jnp.mean(model.log_likelihood(outputs, shard)) - jnp.mean(kl))

@@ -1,7 +1,7 @@
-"""Encoders: (x [B, h, w, c], key, S) -> `Encoding` of S draws of q(z|x) for each x.
+"""Encoders: (x [B, h, w, c], key, S, score) -> `Encoding` of S draws of q(z|x) for each x.
 
 The x-trunk runs once per x however many draws are asked for. Noise is drawn here, in the
-dtype of x.
+dtype of x. `score` is z [B, D] -> ∇ log p(x, z) [B, D], the decoder's answer to a guess of z.
 """
 
 import math
@@ -17,11 +17,39 @@ from avb_jax.networks.layers import (
     flatten_images,
     triangular,
 )
-from avb_jax.types import Array, Encoding, Gaussian, Key, Moments
+from avb_jax.types import Array, Encoding, Gaussian, Key, Moments, ScoreFn
 
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
 INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
+SCORE_SCALE = 0.1  # brings a score, tens of nats, to the size of the other inputs
 zeros = nn.initializers.zeros_init()
+
+
+class Trunk(nn.Module):
+    """What every posterior of an MLP starts from: features of x [B, F] and a location [B, D].
+
+    The location is a linear guess of z from the features, and then, `refinements` times, a
+    correction of it that has seen the score there (iterative amortised inference: Marino, Yue
+    and Mandt, "Iterative Amortized Inference", ICML 2018). The features hold what was seen.
+    """
+
+    latent_dim: int
+    width: int
+    depth: int
+    refinements: int = 0
+    refinement_width: int = 256
+
+    @nn.compact
+    def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Array]:
+        width = self.refinement_width
+        features = [MLP(self.width, self.depth)(flatten_images(x))]
+        location = nn.Dense(self.latent_dim)(features[0])
+        for _ in range(self.refinements):
+            seen = jnp.concatenate([location, SCORE_SCALE * score(location)], axis=-1)
+            h = nn.Dense(width)(features[-1]) + nn.Dense(width, use_bias=False)(seen)
+            features = [features[0], nn.gelu(nn.Dense(width)(nn.gelu(h)))]
+            location = location + nn.Dense(self.latent_dim, kernel_init=zeros)(features[-1])
+        return jnp.concatenate(features, axis=-1), location
 
 
 class TriangularScale(nn.Module):
@@ -43,45 +71,41 @@ class TriangularScale(nn.Module):
 
 
 class NoiseHead(nn.Module):
-    """z = m(h) + L(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
+    """z = m + L(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
 
     ε is concatenated to the features of x and injected again at every layer of f. The
     output layer of f starts at zero, so that q starts as a Gaussian of full covariance.
     """
 
-    latent_dim: int
-    noise_dim: int
     width: int
     depth: int
 
     @nn.compact
-    def __call__(self, h: Array, noise: Array) -> Array:
-        dim = self.latent_dim
+    def __call__(self, h: Array, location: Array, noise: Array) -> Array:
+        dim = location.shape[-1]
         g = nn.gelu(nn.Dense(self.width)(h)[None] + nn.Dense(self.width, use_bias=False)(noise))
         for _ in range(self.depth):
             inner = nn.Dense(self.width)(g) + nn.Dense(self.width, use_bias=False)(noise)
             g = g + nn.Dense(self.width)(nn.gelu(inner))
         warp = nn.Dense(dim, kernel_init=zeros)(g)
-        location, scale_tril = nn.Dense(dim)(h), TriangularScale(dim)(h)
+        scale_tril = TriangularScale(dim)(h)
         return location[None] + jnp.einsum("bde,sbe->sbd", scale_tril, noise[..., :dim] + warp)
 
 
 class NoiseMLP(nn.Module):
     """`noise-mlp`: an MLP trunk over x, then a `NoiseHead`."""
 
-    latent_dim: int
+    trunk: Trunk
     noise_dim: int
-    width: int
-    depth: int
     head_width: int
     head_depth: int
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
-        h = MLP(self.width, self.depth)(flatten_images(x))
+    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
+        h, location = self.trunk(x, score)
         noise = jax.random.normal(key, (num_samples, x.shape[0], self.noise_dim), x.dtype)
-        head = NoiseHead(self.latent_dim, self.noise_dim, self.head_width, self.head_depth)
-        return Encoding(head(h, noise), features=h)
+        head = NoiseHead(self.head_width, self.head_depth)
+        return Encoding(head(h, location, noise), features=h)
 
 
 class NoiseConv(nn.Module):
@@ -95,7 +119,7 @@ class NoiseConv(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
+    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
         shape = (num_samples, x.shape[0])
         noise = jax.random.normal(key, (*shape, self.noise_dim), x.dtype)
         flat_noise = noise.reshape(-1, self.noise_dim)
@@ -122,33 +146,31 @@ class Basis(nn.Module):
     moments of the vₖ are those of all the noise of the batch, or of `MOMENT_DRAWS`.
     """
 
-    latent_dim: int
+    trunk: Trunk
     noise_dim: int
-    width: int
-    depth: int
     num_bases: int
     basis_width: int = 64
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
-        h = MLP(self.width, self.depth)(flatten_images(x))
+    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
+        h, location = self.trunk(x, score)
+        dim = location.shape[-1]
         rows = num_samples * x.shape[0]
         count = max(rows, MOMENT_DRAWS)
         noise = jax.random.normal(key, (self.num_bases, count, self.noise_dim), x.dtype)
         over_bases = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
         hidden = nn.vmap(MLP, **over_bases)(self.basis_width, 2)(noise)
-        v = nn.vmap(nn.Dense, **over_bases)(self.latent_dim)(jnp.concatenate([noise, hidden], -1))
+        v = nn.vmap(nn.Dense, **over_bases)(dim)(jnp.concatenate([noise, hidden], -1))
         mean_v = jnp.mean(v, axis=1)
         centred = v - mean_v[:, None]
         covariance_v = jnp.einsum("kmd,kme->kde", centred, centred) / (count - 1)
 
         scale = INITIAL_SCALE / self.num_bases**0.5
-        amplitudes = nn.Dense(
-            self.num_bases * self.latent_dim, bias_init=nn.initializers.constant(scale)
-        )(0.1 * h)
-        a = amplitudes.reshape(-1, self.num_bases, self.latent_dim)
-        location = nn.Dense(self.latent_dim)(h)
-        v = v[:, :rows].reshape(self.num_bases, num_samples, x.shape[0], self.latent_dim)
+        amplitudes = nn.Dense(self.num_bases * dim, bias_init=nn.initializers.constant(scale))(
+            0.1 * h
+        )
+        a = amplitudes.reshape(-1, self.num_bases, dim)
+        v = v[:, :rows].reshape(self.num_bases, num_samples, x.shape[0], dim)
         z = location[None] + jnp.einsum("bkd,ksbd->sbd", a, v)
         mean = location + jnp.einsum("bkd,kd->bd", a, mean_v)
         covariance = jnp.einsum("bkd,kde,bke->bde", a, covariance_v, a)
@@ -158,16 +180,13 @@ class Basis(nn.Module):
 class GaussianEncoder(nn.Module):
     """`gaussian` and `gaussian-full`: the explicit posteriors of the standard VAE."""
 
-    latent_dim: int
-    width: int
-    depth: int
+    trunk: Trunk
     full: bool
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int) -> Encoding:
-        h = MLP(self.width, self.depth)(flatten_images(x))
-        mean = nn.Dense(self.latent_dim)(h)
-        density = Gaussian(mean, TriangularScale(self.latent_dim, self.full)(h))
+    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
+        h, mean = self.trunk(x, score)
+        density = Gaussian(mean, TriangularScale(mean.shape[-1], self.full)(h))
         noise = jax.random.normal(key, (num_samples, *mean.shape), x.dtype)
         z = mean[None] + jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
         return Encoding(z, density=density)

@@ -12,8 +12,8 @@ def random_params():
 
     def make(module: nn.Module, *args, gain: float = 1.0):
         rng = np.random.default_rng(0)
-        static = [arg for arg in args if isinstance(arg, int)]
-        arrays = [arg for arg in args if not isinstance(arg, int)]
+        static = [arg for arg in args if isinstance(arg, int) or callable(arg)]
+        arrays = [arg for arg in args if not (isinstance(arg, int) or callable(arg))]
         shapes = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, *static), *arrays)
 
         def fill(leaf):

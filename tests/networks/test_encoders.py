@@ -21,18 +21,26 @@ SIGMAS = 4.5  # tolerated standard errors of a Monte Carlo estimate, at a fixed 
 
 
 def build(name: str, width: int = 16, depth: int = 2) -> nn.Module:
-    sizes = {"latent_dim": D, "width": width}
+    trunk = encoders.Trunk(D, width, depth, refinements=2, refinement_width=8)
     return {
-        "noise-mlp": lambda: encoders.NoiseMLP(
-            **sizes, noise_dim=N, depth=depth, head_width=16, head_depth=1
-        ),
-        "noise-conv": lambda: encoders.NoiseConv(**sizes, noise_dim=N),
-        "basis": lambda: encoders.Basis(
-            **sizes, noise_dim=N, depth=depth, num_bases=4, basis_width=8
-        ),
-        "gaussian": lambda: encoders.GaussianEncoder(**sizes, depth=depth, full=False),
-        "gaussian-full": lambda: encoders.GaussianEncoder(**sizes, depth=depth, full=True),
+        "noise-mlp": lambda: encoders.NoiseMLP(trunk, N, head_width=16, head_depth=1),
+        "noise-conv": lambda: encoders.NoiseConv(D, N, width),
+        "basis": lambda: encoders.Basis(trunk, N, num_bases=4, basis_width=8),
+        "gaussian": lambda: encoders.GaussianEncoder(trunk, full=False),
+        "gaussian-full": lambda: encoders.GaussianEncoder(trunk, full=True),
     }[name]()
+
+
+def score(z: jax.Array) -> jax.Array:
+    """Stands for the decoder's ∇ log p(x, z), of any kind."""
+    return 20.0 * jnp.cos(3.0 * z)
+
+
+def applied(encoder: nn.Module):
+    """(params, x, key, S) -> Encoding, compiled."""
+    return jax.jit(
+        lambda params, x, key, num: encoder.apply(params, x, key, num, score), static_argnums=3
+    )
 
 
 def images(num: int = B, event_shape: tuple[int, int, int] = EVENT_SHAPE) -> np.ndarray:
@@ -50,15 +58,15 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module", params=ENCODERS)
 def case(request, random_params) -> Case:
     encoder = build(request.param)
-    params = random_params(encoder, images(), jax.random.key(0), 1)
-    return Case(request.param, params, jax.jit(encoder.apply, static_argnums=3))
+    params = random_params(encoder, images(), jax.random.key(0), 1, score)
+    return Case(request.param, params, applied(encoder))
 
 
 @pytest.fixture(scope="module", params=EXPLICIT_ENCODERS)
 def explicit(request, random_params) -> Case:
     encoder = build(request.param)
-    params = random_params(encoder, images(), jax.random.key(0), 1)
-    return Case(request.param, params, jax.jit(encoder.apply, static_argnums=3))
+    params = random_params(encoder, images(), jax.random.key(0), 1, score)
+    return Case(request.param, params, applied(encoder))
 
 
 def shapes_and_dtypes(encoding: Encoding) -> dict:
@@ -80,7 +88,7 @@ def test_shapes_and_dtypes_follow_x(case):
             known = "moments" if case.name == "basis" else "density"
             expected[known] = (((B, D), dtype), ((B, D, D), dtype))
         if case.name in ("noise-mlp", "basis"):
-            expected["features"] = ((B, 16), dtype)
+            expected["features"] = ((B, 16 + 8), dtype)
         assert shapes_and_dtypes(encoding) == expected
 
 
@@ -141,12 +149,12 @@ def test_the_trunk_runs_once_however_many_draws(name, random_params):
     x, key = images(4, (8, 8, 16)), jax.random.key(0)
 
     def flops(module: nn.Module, *args) -> float:
-        static = tuple(i + 1 for i, arg in enumerate(args) if isinstance(arg, int))
+        static = tuple(i + 1 for i, arg in enumerate(args) if isinstance(arg, int) or callable(arg))
         lowered = jax.jit(module.apply, static_argnums=static)
         return lowered.lower(random_params(module, *args), *args).cost_analysis()["flops"]
 
     encoder = build(name, width=128)
-    one, nine = flops(encoder, x, key, 1), flops(encoder, x, key, 9)
+    one, nine = (flops(encoder, x, key, num, score) for num in (1, 9))
     if name == "noise-conv":
         trunk = flops(nn.Conv(32, (5, 5)), x)
     else:
@@ -173,8 +181,8 @@ def assert_moments(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray, spre
 def test_moments_of_basis_are_those_of_its_draws(random_params):
     """The moments come from noise of their own: of all the batch, or of `MOMENT_DRAWS`."""
     encoder, x, num = build("basis"), images(2), 20_000
-    params = random_params(encoder, x, jax.random.key(0), 1, gain=1.5)
-    encode = jax.jit(encoder.apply, static_argnums=3)
+    params = random_params(encoder, x, jax.random.key(0), 1, score, gain=1.5)
+    encode = applied(encoder)
     z = np.asarray(encode(params, x, jax.random.key(0), num).z, np.float64)
     many = encode(params, x, jax.random.key(1), num).moments
     single = encode(params, x, jax.random.key(1), 1).moments
@@ -200,17 +208,35 @@ def test_explicit_density_is_that_of_the_draws(explicit):
 @pytest.mark.parametrize("name", ["noise-mlp", "gaussian-full"])
 def test_a_fresh_posterior_is_a_gaussian_of_half_the_priors_scale(name):
     encoder, x, key = build(name, depth=1), images(1, (2, 2, 1)), jax.random.key(0)
-    encode = jax.jit(encoder.init_with_output, static_argnums=3)
-    z = np.asarray(encode(key, x, key, 4000)[0].z, np.float64)
+    encode = jax.jit(encoder.init_with_output, static_argnums=(3, 4))
+    z = np.asarray(encode(key, x, key, 4000, score)[0].z, np.float64)
     assert_moments(z, z.mean(0), 0.25 * np.eye(D)[None], spread=1.0)
     assert normality(z[:, 0]) > 0.01
+
+
+@pytest.mark.parametrize("refinements", [0, 1, 3])
+def test_the_trunk_asks_for_the_score_at_each_of_its_guesses(refinements):
+    """And at those alone; fresh corrections are zero, so that all the guesses are the first."""
+    asked = []
+
+    def watched(z):
+        asked.append(z)
+        return score(z)
+
+    trunk = encoders.Trunk(D, 16, 2, refinements)
+    (features, location), params = trunk.init_with_output(jax.random.key(0), images(), watched)
+    assert len(asked) == refinements and features.shape == (B, 16 + 256 * bool(refinements))
+    for guess in asked:
+        np.testing.assert_array_equal(guess, location)
+    blind = trunk.apply(params, images(), jnp.zeros_like)[0]
+    assert np.array_equal(blind, features) == (refinements == 0)
 
 
 @pytest.mark.parametrize("name", ["noise-mlp", "noise-conv"])
 def test_implicit_posteriors_are_not_gaussian(name, random_params):
     encoder, x, key = build(name), images(1, (2, 2, 1)), jax.random.key(0)
-    params = random_params(encoder, x, key, 1, gain=2.0)
-    z = jax.jit(encoder.apply, static_argnums=3)(params, x, key, 4000).z[:, 0]
+    params = random_params(encoder, x, key, 1, score, gain=2.0)
+    z = applied(encoder)(params, x, key, 4000).z[:, 0]
     assert normality(np.asarray(z)) < 1e-6
 
 
@@ -219,8 +245,8 @@ def test_implicit_posteriors_are_not_gaussian(name, random_params):
 )
 def test_noise_conv_takes_images_of_any_size(event_shape, random_params):
     encoder, x = build("noise-conv"), images(2, event_shape)
-    params = random_params(encoder, x, jax.random.key(0), 1)
-    encode = jax.jit(encoder.apply, static_argnums=3)
+    params = random_params(encoder, x, jax.random.key(0), 1, score)
+    encode = applied(encoder)
     z = np.asarray(encode(params, x, jax.random.key(0), 3).z)
     assert z.shape == (3, 2, D) and np.all(np.isfinite(z))
     corner = x.copy()
