@@ -2,6 +2,7 @@
 
 from avb_jax import contrast, data, evaluation, objectives
 from avb_jax.config import Config
+from avb_jax.critic_fit import Calibration, CriticFit, fit_critic
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import compile_step
@@ -10,7 +11,9 @@ from avb_jax.training import Run, load, train
 from avb_jax.types import Encoding, Gaussian, Moments, Params
 
 __all__ = [
+    "Calibration",  # how far a fitted critic is to be trusted
     "Config",  # every choice of a run, validated
+    "CriticFit",  # log q̂ of a sampler, with its calibration
     "Encoding",  # what an encoder returns: draws of q(z|x), and what it knows of q
     "Gaussian",  # N(mean, scale_tril scale_trilᵀ), one for each data point
     "Model",  # encoder, decoder, critic as pure functions; build your own freely
@@ -25,6 +28,7 @@ __all__ = [
     "contrast",  # r(z|x): moments, whitening, log-density
     "data",  # named data sets, batches, binarisation
     "evaluation",  # likelihoods
+    "fit_critic",  # log q of any sampler, learned from its draws to convergence
     "fuse_steps",  # K steps in one device call
     "init_state",  # Model, Optimizers, key -> TrainState
     "load",  # a run from its directory

@@ -72,7 +72,7 @@ class Config:
     refinements: int | None = _option(
         None,
         "times the encoder asks the decoder for the gradient of log p(x, z) at its guess of z "
-        "(unset: 1 for noise-mlp and basis, else 0)",
+        "(unset: 1 for noise-mlp, else 0)",
         at_least=0,
     )
     num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
@@ -182,7 +182,7 @@ class Config:
         """Times the encoder asks the decoder."""
         if self.refinements is not None:
             return self.refinements
-        return 1 if self.encoder in ("noise-mlp", "basis") else 0
+        return 1 if self.encoder == "noise-mlp" else 0
 
     @property
     def noise(self) -> int:

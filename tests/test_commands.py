@@ -74,7 +74,7 @@ def test_sampling_writes_images(trained, cache):
     assert (workdir / "samples.png").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy", "critic_accuracy"])
 def test_help_names_every_flag(name, cache):
     result = command(cache, name, "--help")
     assert result.returncode == 0, result.stderr

@@ -8,7 +8,7 @@ start at zero: a fresh critic says that q is its contrast.
 import flax.linen as nn
 import jax.numpy as jnp
 
-from avb_jax.networks.layers import MLP, flatten_images, triangular
+from avb_jax.networks.layers import MLP, flatten_context, triangular
 from avb_jax.types import Array, Gaussian
 
 zeros = nn.initializers.zeros_init()
@@ -17,10 +17,6 @@ zeros = nn.initializers.zeros_init()
 def latent_features(z: Array) -> Array:
     """z̃, z̃² − 1 and tanh z̃: what a change of location, scale or tail is linear in."""
     return jnp.concatenate([z, jnp.square(z) - 1.0, jnp.tanh(z)], axis=-1)
-
-
-def _flatten(context: Array) -> Array:
-    return context if context.ndim == 2 else flatten_images(context)
 
 
 class ResidualCritic(nn.Module):
@@ -39,7 +35,7 @@ class ResidualCritic(nn.Module):
     def __call__(self, context: Array, z: Array) -> Array:
         h = nn.Dense(self.width)(latent_features(z))
         if self.conditional:
-            features = MLP(self.trunk_width, self.trunk_depth)(_flatten(context))
+            features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
         for _ in range(self.depth):
             inner = nn.Dense(self.width)(h)
             if self.conditional:
@@ -58,7 +54,7 @@ class InnerProductCritic(nn.Module):
 
     @nn.compact
     def __call__(self, context: Array, z: Array) -> Array:
-        of_x = MLP(self.trunk_width, self.trunk_depth)(_flatten(context))
+        of_x = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
         of_z = MLP(self.width, self.depth)(latent_features(z))
         theta = nn.Dense(self.width, kernel_init=zeros)(of_x)
         t_x = nn.Dense(1, kernel_init=zeros)(of_x)[..., 0]
@@ -67,16 +63,16 @@ class InnerProductCritic(nn.Module):
 
 
 class LearnedContrast(nn.Module):
-    """N(m_α(x), C_α(x)) of full covariance: x [B, h, w, c] -> Gaussian."""
+    """N(m_α(x), C_α(x)) of full covariance: a context, [B, F] or images, -> Gaussian."""
 
     latent_dim: int
     width: int
     depth: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Gaussian:
+    def __call__(self, context: Array) -> Gaussian:
         dim = self.latent_dim
-        h = MLP(self.width, self.depth)(flatten_images(x))
+        h = MLP(self.width, self.depth)(flatten_context(context))
         log_scale = nn.Dense(dim, kernel_init=zeros)(h)
         entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
         return Gaussian(nn.Dense(dim, kernel_init=zeros)(h), triangular(entries, log_scale))

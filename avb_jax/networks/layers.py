@@ -27,6 +27,11 @@ def flatten_images(x: Array) -> Array:
     return 2.0 * x.reshape(x.shape[0], -1) - 1.0
 
 
+def flatten_context(context: Array) -> Array:
+    """Features [B, F] as they are, images [B, ...] flattened and centred."""
+    return context if context.ndim == 2 else flatten_images(context)
+
+
 def downsampled_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """Sizes from the image's own down to at most 8 × 8, halved (rounding up) each time."""
     sizes = [(height, width)]

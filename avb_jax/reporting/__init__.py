@@ -1,6 +1,8 @@
 """What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
 
+from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
 from avb_jax.reporting.figures import draw_figures
+from avb_jax.reporting.files import plain
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.snapshot import take_snapshot
@@ -13,10 +15,14 @@ from avb_jax.reporting.tables import (
 
 __all__ = [
     "MetricsWriter",
+    "accuracy_line",
+    "accuracy_table",
     "comparison_table",
+    "draw_accuracy",
     "draw_figures",
     "evaluation_table",
     "image_grid",
+    "plain",
     "read_evaluation",
     "read_metrics",
     "resize",

@@ -1,0 +1,180 @@
+"""`fit_critic`: log q(z|x) of any sampler, learned to convergence from its draws alone."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from avb_jax import objectives
+from avb_jax.config import CRITIC_LOSSES
+from avb_jax.fitting import TRUNK_WIDTH, Draws, Problem, build_reference, descend, source
+from avb_jax.networks.critics import ResidualCritic
+from avb_jax.types import Array, Key
+
+FIT_CONTRASTS = ("prior", "moments", "learned", "flow")
+HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
+CONTRAST_RATE, CRITIC_RATE = 3e-3, 1e-3  # first learning rates
+
+
+class Calibration(NamedTuple):
+    """How far a fitted critic is to be trusted, on draws it was neither fitted nor stopped by.
+
+    Attributes:
+        kl: E_q[s], an estimate of KL(q‖r), nats; biased low by what the critic misses.
+        kl_stderr: standard error of `kl` over the draws.
+        kl_lower_bound: E_q[s] + 1 − E_r[exp s], a lower bound of KL(q‖r) in expectation
+            whatever s is (Nguyen, Wainwright and Jordan 2010, equation 7).
+        reference_mean_ratio: E_r[exp s], 1 for a normalised q̂.
+        balance: E_q[σ(−s)] − E_r[σ(s)], 0 for a critic that is right.
+        held_out_loss: the critic's loss.
+        steps: steps taken, by the contrast and by the critic.
+        n: draws of q, and of r.
+    """
+
+    kl: float
+    kl_stderr: float
+    kl_lower_bound: float
+    reference_mean_ratio: float
+    balance: float
+    held_out_loss: float
+    steps: tuple[int, int]
+    n: int
+
+
+class CriticFit(NamedTuple):
+    """What `fit_critic` returns.
+
+    Attributes:
+        log_density: log q̂ = s + log r, nats: z [n, D] -> [n], or (x [B, ...], z [B, D]) -> [B].
+        log_ratio: s alone, of the same arguments.
+        calibration: see `Calibration`.
+    """
+
+    log_density: Callable[..., Array]
+    log_ratio: Callable[..., Array]
+    calibration: Calibration
+
+
+def _check(sample, dim: int, x, contrast: str, loss: str, batch_size: int) -> None:
+    allowed = [name for name in FIT_CONTRASTS if name != ("learned" if x is None else "moments")]
+    if contrast not in allowed:
+        case = "without x" if x is None else "with x"
+        raise ValueError(f"contrast was {contrast!r}; allowed {case} are {', '.join(allowed)}")
+    if loss not in CRITIC_LOSSES:
+        raise ValueError(f"loss was {loss!r}; allowed are {', '.join(CRITIC_LOSSES)}")
+    if batch_size < 8:
+        raise ValueError(f"batch_size was {batch_size}; allowed is 8 or more")
+    given = (batch_size if x is None else x[:8], (batch_size if x is None else len(x[:8]), dim))
+    shape = jax.eval_shape(lambda key: sample(key, given[0]), jax.random.key(0)).shape
+    if shape != given[1]:
+        raise ValueError(f"sample returned an array of shape {shape}; allowed is {given[1]}")
+
+
+def fit_critic(
+    key: Key,
+    sample: Callable,
+    dim: int,
+    *,
+    x: Array | None = None,
+    context: Callable[[Array], Array] | None = None,
+    contrast: str = "flow",
+    loss: str = "logistic",
+    batch_size: int = 1024,
+    max_steps: int = 6000,
+    width: int = 128,
+    depth: int = 3,
+    progress: bool = False,
+) -> CriticFit:
+    """Learns log q(z) or log q(z|x) from draws, to convergence, whatever draws them.
+
+    First the contrast r is fitted by maximum likelihood, then the critic s is trained against
+    it in the coordinates in which r is N(0, I). Both descend on fresh draws until the loss on
+    held-out draws no longer falls, and keep the parameters of its least value.
+
+    Args:
+        key: the same key gives the same fit.
+        sample: (key, n) -> z [n, D]; with `x`, (key, x [B, ...]) -> z [B, D], one for each x.
+            Fit for `jax.jit` and `jax.vmap`.
+        dim: D.
+        x: [n, ...], the data points of a conditional q.
+        context: x [B, ...] -> [B, F], what the critic is to see of x; x itself if not given.
+        contrast: `prior` (N(0, I)), `moments` (of q, without x), `learned` (a Gaussian that x
+            moves), `flow` (a `MixtureFlow`, after either).
+        loss: the critic's, one of `CRITIC_LOSSES`.
+        batch_size: draws of q, and of r, for each step.
+        max_steps: at most half of them for the contrast, half for the critic.
+        width: units of each layer of the critic.
+        depth: layers of the critic.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for an unknown contrast or loss, `moments` with x, `learned` without, or a
+            sampler whose draws are not [n, D].
+        FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
+    """
+    _check(sample, dim, x, contrast, loss, batch_size)
+    objectives.warn_if_as_written(loss)
+    key_r, key_s, key_init, key_pool, key_stop, key_test = jax.random.split(key, 6)
+    draw = source(sample, x, context, batch_size)
+    reference = build_reference(contrast, dim, draw, key_pool, batch_size, x is not None)
+    critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
+    problem = Problem(reference, critic, loss)
+    example = jax.jit(draw)(key_init)
+    keys = jax.random.split(key_stop, HELD_OUT_BATCHES)
+    stop = (jax.jit(partial(jax.lax.map, draw))(keys), keys)
+
+    with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
+        alpha, taken = reference.init(key_init, example), [0, 0]
+        if alpha:
+            alpha, taken[0] = descend(
+                key_r, alpha, problem.likelihood_loss, draw, stop, CONTRAST_RATE, bar
+            )
+        psi = critic.init(key_init, example.context, example.z[:1])
+        critic_loss = partial(problem.critic_loss, alpha)
+        psi, taken[1] = descend(key_s, psi, critic_loss, draw, stop, CRITIC_RATE, bar)
+
+    def evaluate(of_q: bool, *arguments: Array) -> Array:
+        *given, z = (jnp.asarray(a) for a in arguments)
+        draws = Draws(None, z[:, None])
+        if given:
+            draws = Draws(context(given[0]) if context else given[0], z[None])
+        u, log_r = reference.coordinates(alpha, draws)
+        s = critic.apply(psi, draws.context, u)
+        return jnp.ravel(s + log_r if of_q else s)
+
+    calibration = _calibrate(problem, psi, alpha, draw, key_test, tuple(taken))
+    log_density, log_ratio = (jax.jit(partial(evaluate, of_q)) for of_q in (True, False))
+    return CriticFit(log_density, log_ratio, calibration)
+
+
+def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibration:
+    """On fresh draws, as many as were held out."""
+
+    @jax.jit
+    def test(keys):
+        def one(key):
+            key_draw, key_r = jax.random.split(key)
+            draws = draw(key_draw)
+            ratios = problem.ratios(psi, alpha, draws, key_r)[:2]
+            return *ratios, problem.critic_loss(alpha, psi, draws, key_r)
+
+        return jax.lax.map(one, keys)
+
+    s_q, s_r, losses = test(jax.random.split(key, HELD_OUT_BATCHES))
+    balance = float(objectives.balance(s_q, s_r))
+    s_q, s_r = np.asarray(s_q, np.float64), np.asarray(s_r, np.float64)
+    ratio = float(np.mean(np.exp(s_r)))
+    return Calibration(
+        kl=float(s_q.mean()),
+        kl_stderr=float(s_q.std() / s_q.size**0.5),
+        kl_lower_bound=float(s_q.mean() + 1.0 - ratio),
+        reference_mean_ratio=ratio,
+        balance=balance,
+        held_out_loss=float(jnp.mean(losses)),
+        steps=steps,
+        n=s_q.size,
+    )

@@ -1,0 +1,172 @@
+"""What `fit_critic` is made of: draws, a contrast fitted by likelihood, and a patient descent."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from avb_jax import contrast as contrasts
+from avb_jax import objectives
+from avb_jax.densities import log_prior
+from avb_jax.networks.critics import LearnedContrast, ResidualCritic
+from avb_jax.networks.flows import MixtureFlow
+from avb_jax.types import Array, Gaussian, Key, Tree
+
+POOL = 65_536  # draws behind the moments that z is standardised by
+ROUND = 250  # steps between two looks at the held-out loss
+SLOWDOWN, SLOWDOWNS = 0.3, 4  # factor on the learning rate at a plateau; plateaus before the end
+IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
+CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
+TRUNK_WIDTH = 256
+
+
+class Draws(NamedTuple):
+    """Draws of q: z [S, B, D], and the context [B, ...], None where there is no x."""
+
+    context: Array | None
+    z: Array
+
+
+class Reference(NamedTuple):
+    """The contrast: the moments of all draws, a Gaussian that x moves, a flow; each optional."""
+
+    pool: Gaussian | None
+    gaussian: LearnedContrast | None
+    flow: MixtureFlow | None
+
+    def init(self, key: Key, draws: Draws) -> Tree:
+        params, z = {}, draws.z[:1]
+        if self.gaussian:
+            params["gaussian"] = self.gaussian.init(key, draws.context)
+        if self.flow:
+            params["flow"] = self.flow.init(key, draws.context, z)
+        return params
+
+    def coordinates(self, params: Tree, draws: Draws) -> tuple[Array, Array]:
+        """(u [S, B, D], log r(z|x) [S, B]): u ~ N(0, I) where z ~ r."""
+        u, log_scale = draws.z, jnp.zeros(draws.z.shape[1], draws.z.dtype)
+        gaussians = []
+        if self.pool:
+            rows = draws.z.shape[1]
+            gaussians.append(jax.tree.map(lambda a: jnp.repeat(a, rows, axis=0), self.pool))
+        if self.gaussian:
+            gaussians.append(self.gaussian.apply(params["gaussian"], draws.context))
+        for gaussian in gaussians:
+            u = contrasts.whiten(u, gaussian)
+            log_scale = log_scale + contrasts.log_scale(gaussian, u)
+        if self.flow:
+            u, log_density = self.flow.apply(params["flow"], draws.context, u)
+            return u, log_density - log_scale[None]
+        return u, log_prior(u) - log_scale[None]
+
+
+def build_reference(
+    contrast: str, dim: int, draw: Callable, key: Key, batch_size: int, given_x: bool
+):
+    """The contrast of that name; its moments are those of `POOL` draws."""
+    if contrast == "prior":
+        return Reference(None, None, None)
+    keys = jax.random.split(key, max(1, POOL // batch_size))
+    z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys).reshape(-1, 1, dim)
+    pool = contrasts.from_moments(contrasts.sample_moments(z), "full")
+    gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
+    return Reference(pool, gaussian, MixtureFlow() if contrast == "flow" else None)
+
+
+def source(sample: Callable, x: Array | None, context: Callable | None, batch_size: int):
+    """key -> Draws of `batch_size` rows: many draws for each of some x, or of the one q."""
+    if x is None:
+        return lambda key: Draws(None, sample(key, batch_size)[:, None])
+    rows = min(len(x), max(1, batch_size // 8))
+
+    def draw(key):
+        key_x, key_z = jax.random.split(key)
+        some = x[jax.random.permutation(key_x, len(x))[:rows]]
+        keys = jax.random.split(key_z, max(1, batch_size // rows))
+        z = jax.vmap(sample, (0, None))(keys, some)
+        return Draws(context(some) if context else some, z)
+
+    return draw
+
+
+class Problem(NamedTuple):
+    """The two losses of a fit, each (parameters, draws, key) -> scalar once the rest is given."""
+
+    reference: Reference
+    critic: ResidualCritic
+    loss: str
+
+    def likelihood_loss(self, alpha: Tree, draws: Draws, key: Key) -> Array:
+        del key
+        return -jnp.mean(self.reference.coordinates(alpha, draws)[1])
+
+    def ratios(self, psi: Tree, alpha: Tree, draws: Draws, key: Key):
+        """s at the draws of q and at as many of r, and log q̂ at those of q: [S, B] each."""
+        u, log_r = self.reference.coordinates(alpha, draws)
+        both = jnp.concatenate([u, jax.random.normal(key, u.shape, u.dtype)])
+        s_q, s_r = jnp.split(self.critic.apply(psi, draws.context, both), 2)
+        return s_q, s_r, s_q + log_r
+
+    def critic_loss(self, alpha: Tree, psi: Tree, draws: Draws, key: Key) -> Array:
+        s_q, s_r, log_q = self.ratios(psi, alpha, draws, key)
+        at_q = log_q - 1.0 if self.loss == "exp_as_written" else s_q
+        return jnp.mean(objectives.critic_loss(self.loss, at_q, s_r))
+
+
+def descend(
+    key: Key, params: Tree, loss: Callable, draw: Callable, stop, rate: float, bar: tqdm
+) -> tuple[Tree, int]:
+    """Adam on fresh draws until the held-out loss no longer falls, slower at each plateau.
+
+    Args:
+        loss: (params, draws, key) -> scalar.
+        draw: key -> draws.
+        stop: (draws, keys), held out, stacked by batches.
+
+    Returns:
+        The parameters of the least held-out loss, and the steps taken.
+
+    Raises:
+        FloatingPointError: if the loss is not finite at the start.
+    """
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.scale_by_adam())
+
+    def held_out(params):
+        return jnp.mean(jax.lax.map(lambda batch: loss(params, *batch), stop))
+
+    @jax.jit
+    def steps(params, opt_state, keys, rate):
+        def one(carry, key):
+            params, opt_state = carry
+            key_draw, key_loss = jax.random.split(key)
+            gradient = jax.grad(loss)(params, draw(key_draw), key_loss)
+            with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
+                updates, opt_state = optimizer.update(gradient, opt_state)
+            return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state), None
+
+        (params, opt_state), _ = jax.lax.scan(one, (params, opt_state), keys)
+        return params, opt_state, held_out(params)
+
+    best, least = params, float(jax.jit(held_out)(params))
+    if not math.isfinite(least):
+        raise FloatingPointError(
+            "the draws of sample are not finite, or lie in less than dim dimensions: the loss is "
+            f"{least} before the first step"
+        )
+    opt_state, slowdowns, taken = optimizer.init(params), 0, 0
+    while slowdowns < SLOWDOWNS and taken < bar.total // 2:
+        keys = jax.random.split(jax.random.fold_in(key, taken), ROUND)
+        params, opt_state, value = steps(
+            params, opt_state, keys, jnp.float32(rate * SLOWDOWN**slowdowns)
+        )
+        value, taken = float(value), taken + ROUND
+        slowdowns += not value < least - IMPROVEMENT
+        if value < least:
+            best, least = params, value
+        bar.update(ROUND)
+        bar.set_postfix(held_out_loss=f"{least:.4f}", refresh=False)
+    return best, taken

@@ -1,0 +1,95 @@
+"""How right critics are: the table and the figure of experiments/critic_accuracy.py."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from avb_jax.reporting.style import FAINT, PALETTE, RULE, Page, style
+
+Row = Mapping[str, Any]
+COLUMNS = (
+    ("sampler", lambda row: row["sampler"] + (", given x" if row["conditional"] else "")),
+    ("D", lambda row: str(row["dim"])),
+    ("contrast", lambda row: row["contrast"]),
+    ("loss", lambda row: row["loss"]),
+    ("bias of log q̂", lambda row: f"{_number(row['bias'], '+.3f')} ± {_number(row['stderr'])}"),
+    ("RMSE", lambda row: _number(row["rmse"])),
+    ("RMSE of r alone", lambda row: _number(row["contrast_rmse"])),
+    ("KL(q‖r)", lambda row: _number(row["kl"])),
+    ("its estimate", lambda row: _number(row["kl_estimate"])),
+    ("s", lambda row: f"{row['seconds']:.0f}"),
+)
+_WIDTH, _HEIGHT, _GAP = 4.2, 2.6, 0.75
+_LEGEND = 1.7
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "not finite" if value is None else format(value, form)
+
+
+def accuracy_line(row: Row) -> str:
+    """One fit in a line of text."""
+    return ", ".join(f"{name} {write(row)}" for name, write in COLUMNS)
+
+
+def accuracy_table(rows: Sequence[Row]) -> str:
+    """All fits as a Markdown table; errors of log q̂ over fresh draws of q, nats."""
+    ordered = sorted(
+        rows, key=lambda r: (r["contrast"], r["loss"], r["conditional"], r["sampler"], r["dim"])
+    )
+    lines = [
+        "| " + " | ".join(name for name, _ in COLUMNS) + " |",
+        "|---" * len(COLUMNS) + "|",
+        *("| " + " | ".join(write(row) for _, write in COLUMNS) + " |" for row in ordered),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
+    """RMSE and bias of log q̂ against D: a row of panels for each contrast and loss."""
+    settings = sorted({(row["contrast"], row["loss"]) for row in rows})
+    samplers = sorted({row["sampler"] for row in rows})
+    colours = dict(zip(samplers, PALETTE, strict=False))
+    with style():
+        page = Page(
+            2 * (_WIDTH + _GAP) + _LEGEND,
+            len(settings) * (_HEIGHT + _GAP),
+            "Error of log q̂ on fresh draws, nats",
+            "solid: q(z); dashed: q(z|x)",
+            "",
+        )
+        for number, setting in enumerate(settings):
+            some = [row for row in rows if (row["contrast"], row["loss"]) == setting]
+            top = number * (_HEIGHT + _GAP) + 0.2
+            for column, name in enumerate(("rmse", "bias")):
+                axes = page.axes(0.4 + column * (_WIDTH + _GAP), top, _WIDTH, _HEIGHT)
+                _draw_lines(axes, some, name, colours)
+                axes.set_title(
+                    f"{'RMSE' if name == 'rmse' else name}, {' contrast, '.join(setting)}"
+                )
+        handles, labels = axes.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        axes.legend(unique.values(), unique.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
+        return page.save(Path(path))
+
+
+def _draw_lines(axes, rows: Sequence[Row], name: str, colours: Mapping[str, str]) -> None:
+    axes.axhline(0.0, color=RULE, linewidth=0.8)
+    for sampler, colour in colours.items():
+        for given_x, dashes in ((False, "-"), (True, "--")):
+            line = sorted(
+                (row["dim"], row[name])
+                for row in rows
+                if row["sampler"] == sampler
+                and row["conditional"] == given_x
+                and row[name] is not None
+            )
+            if line:
+                dims, values = zip(*line, strict=True)
+                axes.plot(dims, values, dashes, marker="o", markersize=3, color=colour,
+                          linewidth=1.2, label=sampler)  # fmt: skip
+    dims = sorted({row["dim"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(dims, [str(dim) for dim in dims])
+    axes.tick_params(which="minor", bottom=False)
+    axes.set_xlabel("D", color=FAINT)

@@ -1,0 +1,109 @@
+"""How right is a critic? Fits critics to samplers of known density and measures log q̂ − log q.
+
+    python experiments/critic_accuracy.py                      # the default settings
+    python experiments/critic_accuracy.py --contrasts=moments,flow --losses=logistic,exp
+
+writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made again), .md and
+.png into --workdir. Run time and numbers: README, "How right is a critic?".
+"""
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from known_samplers import SAMPLERS, X_DIM, conditional
+
+import avb_jax as avb
+from avb_jax import experiment, reporting
+from avb_jax.config import CRITIC_LOSSES
+from avb_jax.critic_fit import FIT_CONTRASTS
+
+DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
+IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")
+
+flags.DEFINE_multi_enum("samplers", list(SAMPLERS), list(SAMPLERS), "samplers of known density")
+flags.DEFINE_list("dims", ["1", "2", "4", "8", "16", "32"], "D, dimensions of z")
+flags.DEFINE_list("contrasts", ["flow"], f"of {', '.join(FIT_CONTRASTS)}; each where it applies")
+flags.DEFINE_list("losses", ["logistic"], f"of {', '.join(CRITIC_LOSSES)}")
+flags.DEFINE_enum("given", "both", ["nothing", "x", "both"], "q(z), q(z|x), or both")
+flags.DEFINE_integer("seed", 0, "of samplers and fits", lower_bound=0)
+flags.DEFINE_string("workdir", "runs/critic_accuracy", "where the table goes")
+
+
+def measure(case: dict) -> dict:
+    """One fit, and its errors on fresh draws, nats."""
+    dim, given_x = case["dim"], case["conditional"]
+    rng = np.random.default_rng([case["seed"], dim])
+    known = SAMPLERS[case["sampler"]](rng, dim)
+    key_fit, key_x, key_z = jax.random.split(jax.random.key(case["seed"]), 3)
+    x = jax.random.normal(key_x, (DATA + DRAWS, X_DIM)) if given_x else None
+    known = conditional(known, rng, dim) if given_x else known
+    start = time.perf_counter()
+    fit = avb.fit_critic(
+        key_fit,
+        known.sample,
+        dim,
+        x=x[:DATA] if given_x else None,
+        contrast=case["contrast"],
+        loss=case["loss"],
+    )
+    seconds = time.perf_counter() - start
+    given = (x[DATA:],) if given_x else ()
+    z = known.sample(key_z, *(given or (DRAWS,)))
+    truth = known.log_density(*given, z)
+    error = np.asarray(fit.log_density(*given, z) - truth, np.float64)
+    log_ratio = np.asarray(fit.log_ratio(*given, z), np.float64)
+    return {
+        **case,
+        "bias": error.mean(),
+        "stderr": error.std() / DRAWS**0.5,
+        "rmse": np.sqrt(np.square(error).mean()),
+        "contrast_bias": (error - log_ratio).mean(),
+        "contrast_rmse": np.sqrt(np.square(error - log_ratio).mean()),
+        "kl": np.mean(log_ratio - error),
+        "seconds": round(seconds, 1),
+        **fit.calibration._asdict(),
+        "kl_estimate": fit.calibration.kl,
+    }
+
+
+def cases() -> list[dict]:
+    values = flags.FLAGS
+    given = {"nothing": [False], "x": [True], "both": [False, True]}[values.given]
+    if not all(dim.isdigit() and int(dim) > 0 for dim in values.dims):
+        raise ValueError(f"dims was {','.join(values.dims)}; allowed are whole numbers above 0")
+    dims = [int(dim) for dim in values.dims]
+    found = []
+    for dim, sampler, with_x, contrast, loss in itertools.product(
+        dims, values.samplers, given, values.contrasts, values.losses
+    ):
+        if contrast != ("moments" if with_x else "learned"):
+            row = (sampler, with_x, dim, contrast, loss, values.seed)
+            found.append(dict(zip(IDENTITY, row, strict=True)))
+    return found
+
+
+def main() -> None:
+    workdir = Path(flags.FLAGS.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "critic_accuracy.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {tuple(row[name] for name in IDENTITY) for row in rows}
+    todo = [case for case in cases() if tuple(case.values()) not in done]
+    for number, case in enumerate(todo, start=1):
+        row = reporting.plain(measure(case))
+        rows.append(row)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{number}/{len(todo)} {reporting.accuracy_line(row)}", flush=True)
+    (workdir / "critic_accuracy.md").write_text(reporting.accuracy_table(rows))
+    print(reporting.accuracy_table(rows))
+    print(f"figure: {reporting.draw_accuracy(rows, workdir / 'critic_accuracy.png')}")
+
+
+if __name__ == "__main__":
+    experiment.run_command(main)

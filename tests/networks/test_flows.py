@@ -1,0 +1,66 @@
+"""The flow's density is that of its map, sums to one, and looks only at what came before."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from avb_jax.networks.flows import MixtureFlow
+
+S, B, D, F = 5, 2, 3, 4
+FLOW = MixtureFlow(width=8, components=3, trunk_width=8)
+CONTEXT = np.random.default_rng(0).normal(size=(B, F))
+Z = np.random.default_rng(1).normal(size=(S, B, D))
+
+
+@pytest.fixture
+def params(random_params):
+    return random_params(FLOW, CONTEXT.astype(np.float32), Z.astype(np.float32))
+
+
+def test_log_density_is_that_of_the_map(params):
+    """log N(u) + log |det ∂u/∂z|, whose Jacobian is triangular with a positive diagonal."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(np.float64), params)
+        apply = jax.jit(FLOW.apply)
+        u, log_density = apply(params, CONTEXT, Z)
+        one = lambda z, c: apply(params, c[None], z[None, None])[0][0, 0]  # noqa: E731
+        jacobian = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(one)), in_axes=(0, None)))(Z, CONTEXT)
+    assert np.all(np.triu(jacobian, 1) == 0.0)
+    diagonal = np.diagonal(jacobian, axis1=-2, axis2=-1)
+    assert np.all(diagonal > 0.0)
+    expected = scipy.stats.norm.logpdf(u).sum(-1) + np.log(diagonal).sum(-1)
+    np.testing.assert_allclose(log_density, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_the_density_sums_to_one(dim, random_params):
+    """By the midpoint rule; the context is left out."""
+    flow = MixtureFlow(width=8, components=3)
+    params = random_params(flow, None, np.zeros((1, 1, dim), np.float32))
+    centres = np.linspace(-30.0, 30.0, 601, dtype=np.float32)
+    grid = np.stack(np.meshgrid(*[centres] * dim), -1).reshape(-1, 1, dim)
+    log_density = np.asarray(jax.jit(flow.apply)(params, None, grid)[1], np.float64)
+    assert np.exp(log_density).sum() * 0.1**dim == pytest.approx(1.0, abs=1e-3)
+
+
+def test_each_density_depends_on_its_own_context_alone(params):
+    """And images serve as a context as their pixels do, centred."""
+    z, context = Z.astype(np.float32), CONTEXT.astype(np.float32)
+    before = FLOW.apply(params, context, z)[1]
+    after = FLOW.apply(params, context * np.float32([[1.0], [2.0]]), z)[1]
+    np.testing.assert_array_equal(before[:, 0], after[:, 0])
+    assert np.all(before[:, 1] != after[:, 1])
+    images = (0.5 * (context + 1.0)).reshape(B, 2, 2, 1)
+    np.testing.assert_allclose(FLOW.apply(params, images, z)[1], before, rtol=1e-4, atol=1e-5)
+
+
+def test_far_tails_stay_finite_and_ordered():
+    flow = MixtureFlow(width=8, components=3)
+    z = jnp.linspace(-40.0, 40.0, 81)[:, None, None]
+    params = flow.init(jax.random.key(0), None, z)
+    u, log_density = flow.apply(params, None, z)
+    assert np.all(np.isfinite(u)) and np.all(np.isfinite(log_density))
+    assert np.all(np.diff(np.asarray(u)[:, 0, 0]) >= 0.0)
+    assert np.all(np.diff(np.asarray(u)[31:50, 0, 0]) > 0.0)

@@ -1,0 +1,159 @@
+"""Fitted critics against samplers whose density is known; tolerances are of the fit, not of draws.
+
+The whole table is experiments/critic_accuracy.py's; here are the cases that a minute allows.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import avb_jax as avb
+from avb_jax.densities import LOG_2PI, log_prior
+
+DRAWS = 4000
+KEY = jax.random.key(11)
+
+
+def normal(key, n):
+    """N((1, −1), diag(1, 4))."""
+    return jax.random.normal(key, (n, 2)) * jnp.array([[1.0, 2.0]]) + jnp.array([[1.0, -1.0]])
+
+
+def normal_log_density(z):
+    return log_prior((z - jnp.array([[1.0, -1.0]])) / jnp.array([[1.0, 2.0]])) - jnp.log(2.0)
+
+
+def two_modes(key, n):
+    """½ N(−2, ½²) + ½ N(2, ½²)."""
+    key_sign, key_noise = jax.random.split(key)
+    sign = jnp.where(jax.random.bernoulli(key_sign, 0.5, (n, 1)), 2.0, -2.0)
+    return sign + 0.5 * jax.random.normal(key_noise, (n, 1))
+
+
+def two_modes_log_density(z):
+    modes = -2.0 * jnp.square(z - jnp.array([[-2.0, 2.0]])) - 0.5 * LOG_2PI
+    return jax.scipy.special.logsumexp(modes, axis=-1)  # log(½/½) = 0
+
+
+def errors(fit, z, truth) -> tuple[float, float]:
+    """Bias and RMSE of log q̂ over fresh draws, nats."""
+    error = np.asarray(fit.log_density(z) - truth, np.float64)
+    return float(error.mean()), float(np.sqrt(np.square(error).mean()))
+
+
+@pytest.mark.parametrize("loss", ["logistic", "exp"])
+def test_the_critic_learns_what_the_contrast_lacks(loss):
+    """Two modes against a Gaussian of their moments: KL(q‖r) is 0.68 nats, and all is s's."""
+    fit = avb.fit_critic(
+        KEY, two_modes, 1, contrast="moments", loss=loss, batch_size=512, max_steps=2000, width=32
+    )
+    z = two_modes(jax.random.key(1), DRAWS)
+    truth = two_modes_log_density(z)
+    bias, rmse = errors(fit, z, truth)
+    assert abs(bias) < 0.03 and rmse < 0.15
+    moments = -0.5 * jnp.square(z[:, 0]) / 4.25 - 0.5 * (LOG_2PI + jnp.log(4.25))
+    kl = float(jnp.mean(truth - moments))
+    found = fit.calibration
+    assert found.kl == pytest.approx(kl, abs=0.03 + 4.0 * found.kl_stderr)
+    assert found.kl_lower_bound < kl + 4.0 * found.kl_stderr
+    assert found.reference_mean_ratio == pytest.approx(1.0, abs=0.05)
+    assert found.balance == pytest.approx(0.0, abs=0.02)
+    assert found.steps[0] == 0 < found.steps[1] <= 1000
+    np.testing.assert_allclose(fit.log_ratio(z), fit.log_density(z) - moments, atol=0.1)
+
+
+def test_the_flow_leaves_the_critic_little_to_do():
+    fit = avb.fit_critic(KEY, two_modes, 1, batch_size=512, max_steps=2000, width=32, depth=1)
+    z = two_modes(jax.random.key(1), DRAWS)
+    bias, rmse = errors(fit, z, two_modes_log_density(z))
+    assert abs(bias) < 0.01 and rmse < 0.1
+    assert abs(fit.calibration.kl) < 0.01
+    assert fit.calibration.held_out_loss == pytest.approx(2.0 * np.log(2.0), abs=0.01)
+
+
+def test_a_gaussian_of_known_moments_needs_no_critic_at_all():
+    """And against the prior the critic finds KL(N((1, −1), diag(1, 4))‖N(0, I)) = 1.81 nats."""
+    z = normal(jax.random.key(2), DRAWS)
+    truth = normal_log_density(z)
+    options = {"batch_size": 512, "max_steps": 1500, "width": 32}
+    _, rmse = errors(avb.fit_critic(KEY, normal, 2, contrast="moments", **options), z, truth)
+    assert rmse < 0.05
+    fit = avb.fit_critic(KEY, normal, 2, contrast="prior", **options)
+    kl = 0.5 * (1.0 + 4.0 - 2.0 + 2.0) - np.log(2.0)
+    assert fit.calibration.kl == pytest.approx(kl, abs=0.1 + 4.0 * fit.calibration.kl_stderr)
+
+
+def conditional(key, x):
+    """z|x = (sin 2x₁, x₂) + exp(x₁) ε, of dependent coordinates."""
+    noise = jax.random.normal(key, (len(x), 2))
+    noise = noise.at[:, 1].add(noise[:, 0])
+    location = jnp.stack([jnp.sin(2.0 * x[:, 0]), x[:, 1]], axis=-1)
+    return location + jnp.exp(x[:, :1]) * noise
+
+
+def conditional_log_density(x, z):
+    location = jnp.stack([jnp.sin(2.0 * x[:, 0]), x[:, 1]], axis=-1)
+    noise = (z - location) * jnp.exp(-x[:, :1])
+    return log_prior(noise.at[:, 1].add(-noise[:, 0])) - 2.0 * x[:, 0]
+
+
+def test_a_conditional_density():
+    x = 0.5 * jax.random.normal(jax.random.key(3), (DRAWS, 2))
+    options = {"contrast": "learned", "batch_size": 512, "max_steps": 2500, "width": 32, "depth": 1}
+    fit = avb.fit_critic(KEY, conditional, 2, x=x, **options)
+    z = conditional(jax.random.key(4), x)
+    error = np.asarray(fit.log_density(x, z) - conditional_log_density(x, z))
+    assert abs(error.mean()) < 0.03 and np.sqrt(np.square(error).mean()) < 0.15
+
+
+def test_the_context_is_what_the_critic_sees_of_x():
+    """Without x₁, the scale of z, a fit says the same at any x₁."""
+    x = 0.5 * jax.random.normal(jax.random.key(3), (64, 2))
+    options = {"batch_size": 64, "max_steps": 500, "width": 8, "depth": 1}
+    fit = avb.fit_critic(KEY, conditional, 2, x=x, context=lambda x: x[:, 1:], **options)
+    z, moved = conditional(jax.random.key(4), x), x + jnp.array([[1.0, 0.0]])
+    np.testing.assert_array_equal(fit.log_density(x, z), fit.log_density(moved, z))
+    assert np.all(fit.log_density(x, z) != fit.log_density(x + 1.0, z))
+
+
+@pytest.mark.filterwarnings("ignore:critic_loss 'exp_as_written'")
+def test_as_written_the_critic_is_blind():
+    """Its optimum is T = log q̂ − 1 = 0 at every z, whatever q is."""
+    fit = avb.fit_critic(
+        KEY, two_modes, 1, contrast="moments", loss="exp_as_written",
+        batch_size=256, max_steps=2000, width=32,
+    )  # fmt: skip
+    critic = np.asarray(fit.log_density(two_modes(jax.random.key(1), DRAWS))) - 1.0
+    assert np.sqrt(np.square(critic).mean()) < 0.02
+
+
+def test_the_same_key_gives_the_same_fit():
+    fits = [
+        avb.fit_critic(KEY, two_modes, 1, batch_size=64, max_steps=500, width=8) for _ in range(2)
+    ]
+    z = two_modes(jax.random.key(1), 10)
+    np.testing.assert_array_equal(*(fit.log_density(z) for fit in fits))
+    assert fits[0].calibration == fits[1].calibration
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"contrast": "nosuch"}, "contrast was 'nosuch'; allowed without x are prior, moments"),
+        ({"contrast": "learned"}, "contrast was 'learned'; allowed without x"),
+        ({"contrast": "moments", "x": np.zeros((9, 1))}, "contrast was 'moments'; allowed with x"),
+        ({"loss": "nosuch"}, "loss was 'nosuch'; allowed are logistic"),
+        ({"batch_size": 7}, "batch_size was 7; allowed is 8 or more"),
+        ({"dim": 2}, r"sample returned an array of shape \(1024, 1\); allowed is \(1024, 2\)"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        avb.fit_critic(KEY, two_modes, **{"dim": 1, **options})
+
+
+def test_draws_on_a_line_are_refused():
+    line = lambda key, n: jnp.repeat(jax.random.normal(key, (n, 1)), 2, axis=1)  # noqa: E731
+    with pytest.raises(FloatingPointError, match="lie in less than dim dimensions"):
+        avb.fit_critic(KEY, line, 2, max_steps=500)
