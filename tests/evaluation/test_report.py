@@ -21,7 +21,8 @@ SLOPE = VARIANCE * WEIGHT / NOISE**2
 def model() -> avb.Model:
     """x|z ~ N(WEIGHT z, NOISE²); q(z|x) = N(a x, b²), explicit."""
 
-    def encode(phi, key, x, num_samples):
+    def encode(params, key, x, num_samples):
+        phi = params.encoder
         density = Gaussian(phi["a"] * x, jnp.broadcast_to(phi["b"], (x.shape[0], 1, 1)))
         noise = jax.random.normal(key, (num_samples, x.shape[0], 1))
         return Encoding(density.mean[None] + phi["b"] * noise, density=density)
