@@ -25,7 +25,7 @@ class Calibration(NamedTuple):
 
     Attributes:
         kl: E_q[s], an estimate of KL(q‖r), nats; biased low by what the critic misses.
-        kl_stderr: standard error of `kl` over the draws.
+        kl_stderr: standard error of `kl` over the draws, or over the x.
         kl_lower_bound: E_q[s] + 1 − E_r[exp s], a lower bound of KL(q‖r) in expectation
             whatever s is (Nguyen, Wainwright and Jordan 2010, equation 7).
         reference_mean_ratio: E_r[exp s], 1 for a normalised q̂.
@@ -59,7 +59,7 @@ class CriticFit(NamedTuple):
     calibration: Calibration
 
 
-def _check(sample, dim: int, x, contrast: str, loss: str, batch_size: int) -> None:
+def _check(sample, dim: int, x, contrast: str, loss: str, batch_size: int, max_steps: int):
     allowed = [name for name in FIT_CONTRASTS if name != ("learned" if x is None else "moments")]
     if contrast not in allowed:
         case = "without x" if x is None else "with x"
@@ -68,6 +68,8 @@ def _check(sample, dim: int, x, contrast: str, loss: str, batch_size: int) -> No
         raise ValueError(f"loss was {loss!r}; allowed are {', '.join(CRITIC_LOSSES)}")
     if batch_size < 8:
         raise ValueError(f"batch_size was {batch_size}; allowed is 8 or more")
+    if max_steps < 2:
+        raise ValueError(f"max_steps was {max_steps}; allowed is 2 or more")
     given = (batch_size if x is None else x[:8], (batch_size if x is None else len(x[:8]), dim))
     shape = jax.eval_shape(lambda key: sample(key, given[0]), jax.random.key(0)).shape
     if shape != given[1]:
@@ -106,17 +108,17 @@ def fit_critic(
             moves), `flow` (a `MixtureFlow`, after either).
         loss: the critic's, one of `CRITIC_LOSSES`.
         batch_size: draws of q, and of r, for each step.
-        max_steps: at most half of them for the contrast, half for the critic.
+        max_steps: at most half of them for the contrast, half for the critic, in rounds of 250.
         width: units of each layer of the critic.
         depth: layers of the critic.
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for an unknown contrast or loss, `moments` with x, `learned` without, or a
-            sampler whose draws are not [n, D].
+        ValueError: for an unknown contrast or loss, `moments` with x, `learned` without, a count
+            too small, or a sampler whose draws are not [n, D].
         FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
     """
-    _check(sample, dim, x, contrast, loss, batch_size)
+    _check(sample, dim, x, contrast, loss, batch_size, max_steps)
     objectives.warn_if_as_written(loss)
     key_r, key_s, key_init, key_pool, key_stop, key_test = jax.random.split(key, 6)
     draw = source(sample, x, context, batch_size)
@@ -168,9 +170,11 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
     balance = float(objectives.balance(s_q, s_r))
     s_q, s_r = np.asarray(s_q, np.float64), np.asarray(s_r, np.float64)
     ratio = float(np.mean(np.exp(s_r)))
+    # Draws that share an x are not independent: the error is that over the x.
+    independent = s_q.mean(axis=1) if problem.critic.conditional else s_q
     return Calibration(
         kl=float(s_q.mean()),
-        kl_stderr=float(s_q.std() / s_q.size**0.5),
+        kl_stderr=float(independent.std() / independent.size**0.5),
         kl_lower_bound=float(s_q.mean() + 1.0 - ratio),
         reference_mean_ratio=ratio,
         balance=balance,

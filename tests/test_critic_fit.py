@@ -144,6 +144,7 @@ def test_the_same_key_gives_the_same_fit():
         ({"contrast": "learned"}, "contrast was 'learned'; allowed without x"),
         ({"contrast": "moments", "x": np.zeros((9, 1))}, "contrast was 'moments'; allowed with x"),
         ({"loss": "nosuch"}, "loss was 'nosuch'; allowed are logistic"),
+        ({"max_steps": 1}, "max_steps was 1; allowed is 2 or more"),
         ({"batch_size": 7}, "batch_size was 7; allowed is 8 or more"),
         ({"dim": 2}, r"sample returned an array of shape \(1024, 1\); allowed is \(1024, 2\)"),
     ],
