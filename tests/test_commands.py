@@ -94,6 +94,7 @@ BAD = {
     "a latent dimension below 1": (["--latent_dim=0"], "latent_dim"),
     "a noise dimension below 1": (["--noise_dim=0"], "noise_dim"),
     "a contrast with an explicit encoder": (["--encoder=gaussian", "--contrast=learned"], "KL"),
+    "refinements of noise-conv": (["--encoder=noise-conv", "--refinements=1"], "allowed is 0"),
     "an argument that is no flag": (["digits"], "digits"),
 }
 
