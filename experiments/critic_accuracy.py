@@ -25,7 +25,7 @@ from avb_jax.critic_fit import FIT_CONTRASTS
 DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
 IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")
 
-flags.DEFINE_multi_enum("samplers", list(SAMPLERS), list(SAMPLERS), "samplers of known density")
+flags.DEFINE_list("samplers", list(SAMPLERS), f"of {', '.join(SAMPLERS)}")
 flags.DEFINE_list("dims", ["1", "2", "4", "8", "16", "32"], "D, dimensions of z")
 flags.DEFINE_list("contrasts", ["flow"], f"of {', '.join(FIT_CONTRASTS)}; each where it applies")
 flags.DEFINE_list("losses", ["logistic"], f"of {', '.join(CRITIC_LOSSES)}")
@@ -65,9 +65,9 @@ def measure(case: dict) -> dict:
         "contrast_bias": (error - log_ratio).mean(),
         "contrast_rmse": np.sqrt(np.square(error - log_ratio).mean()),
         "kl": np.mean(log_ratio - error),
-        "seconds": round(seconds, 1),
-        **fit.calibration._asdict(),
         "kl_estimate": fit.calibration.kl,
+        "seconds": round(seconds, 1),
+        "calibration": fit.calibration._asdict(),
     }
 
 
@@ -76,6 +76,8 @@ def cases() -> list[dict]:
     given = {"nothing": [False], "x": [True], "both": [False, True]}[values.given]
     if not all(dim.isdigit() and int(dim) > 0 for dim in values.dims):
         raise ValueError(f"dims was {','.join(values.dims)}; allowed are whole numbers above 0")
+    if unknown := set(values.samplers) - set(SAMPLERS):
+        raise ValueError(f"samplers were {', '.join(unknown)}; allowed are {', '.join(SAMPLERS)}")
     dims = [int(dim) for dim in values.dims]
     found = []
     for dim, sampler, with_x, contrast, loss in itertools.product(

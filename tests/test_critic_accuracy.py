@@ -86,5 +86,9 @@ def test_the_command_goes_on_where_it_was(tmp_path):
     assert json.loads(path.read_text()) == done
     assert "| linear | 1 |" in (tmp_path / "critic_accuracy.md").read_text()
     assert (tmp_path / "critic_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    wrong = subprocess.run([*command, "--dims=0"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "dims was 0; allowed are whole numbers above 0" in wrong.stderr
+    for option, message in (
+        ("--dims=0", "dims was 0; allowed are whole numbers above 0"),
+        ("--samplers=nosuch", "samplers were nosuch; allowed are linear"),
+    ):
+        wrong = subprocess.run([*command, option], capture_output=True, text=True)
+        assert wrong.returncode == 2 and message in wrong.stderr
