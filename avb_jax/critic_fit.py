@@ -18,6 +18,7 @@ from avb_jax.types import Array, Key
 FIT_CONTRASTS = ("prior", "moments", "learned", "flow")
 HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
 CONTRAST_RATE, CRITIC_RATE = 3e-3, 1e-3  # first learning rates
+KEYS = ("r", "s", "init", "pool", "stop", "test")  # what a fit draws, each by its own key
 
 
 class Calibration(NamedTuple):
@@ -120,37 +121,45 @@ def fit_critic(
     """
     _check(sample, dim, x, contrast, loss, batch_size, max_steps)
     objectives.warn_if_as_written(loss)
-    key_r, key_s, key_init, key_pool, key_stop, key_test = jax.random.split(key, 6)
+    context = context or (lambda x: x)
+    keys = dict(zip(KEYS, jax.random.split(key, len(KEYS)), strict=True))
     draw = source(sample, x, context, batch_size)
-    reference = build_reference(contrast, dim, draw, key_pool, batch_size, x is not None)
+    reference = build_reference(contrast, dim, draw, keys["pool"], batch_size, x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
     problem = Problem(reference, critic, loss)
-    example = jax.jit(draw)(key_init)
-    keys = jax.random.split(key_stop, HELD_OUT_BATCHES)
-    stop = (jax.jit(partial(jax.lax.map, draw))(keys), keys)
-
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
-        alpha, taken = reference.init(key_init, example), [0, 0]
-        if alpha:
-            alpha, taken[0] = descend(
-                key_r, alpha, problem.likelihood_loss, draw, stop, CONTRAST_RATE, bar
-            )
-        psi = critic.init(key_init, example.context, example.z[:1])
-        critic_loss = partial(problem.critic_loss, alpha)
-        psi, taken[1] = descend(key_s, psi, critic_loss, draw, stop, CRITIC_RATE, bar)
+        alpha, psi, steps = _train(problem, draw, keys, bar)
+    calibration = _calibrate(problem, psi, alpha, draw, keys["test"], steps)
+    return CriticFit(*_evaluators(problem, psi, alpha, context), calibration)
+
+
+def _train(problem: Problem, draw: Callable, keys: dict[str, Key], bar: tqdm):
+    """The contrast's parameters, then the critic's, and the steps that each of them took."""
+    example = jax.jit(draw)(keys["init"])
+    batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
+    stop = (jax.jit(partial(jax.lax.map, draw))(batches), batches)
+    alpha, of_contrast = problem.reference.init(keys["init"], example), 0
+    if alpha:
+        alpha, of_contrast = descend(
+            keys["r"], alpha, problem.likelihood_loss, draw, stop, CONTRAST_RATE, bar
+        )
+    psi = problem.critic.init(keys["init"], example.context, example.z[:1])
+    loss = partial(problem.critic_loss, alpha)
+    psi, of_critic = descend(keys["s"], psi, loss, draw, stop, CRITIC_RATE, bar)
+    return alpha, psi, (of_contrast, of_critic)
+
+
+def _evaluators(problem: Problem, psi, alpha, context: Callable) -> tuple[Callable, Callable]:
+    """log q̂ and s, as functions of z or of (x, z)."""
 
     def evaluate(of_q: bool, *arguments: Array) -> Array:
         *given, z = (jnp.asarray(a) for a in arguments)
-        draws = Draws(None, z[:, None])
-        if given:
-            draws = Draws(context(given[0]) if context else given[0], z[None])
-        u, log_r = reference.coordinates(alpha, draws)
-        s = critic.apply(psi, draws.context, u)
+        draws = Draws(context(given[0]), z[None]) if given else Draws(None, z[:, None])
+        u, log_r = problem.reference.coordinates(alpha, draws)
+        s = problem.critic.apply(psi, draws.context, u)
         return jnp.ravel(s + log_r if of_q else s)
 
-    calibration = _calibrate(problem, psi, alpha, draw, key_test, tuple(taken))
-    log_density, log_ratio = (jax.jit(partial(evaluate, of_q)) for of_q in (True, False))
-    return CriticFit(log_density, log_ratio, calibration)
+    return jax.jit(partial(evaluate, True)), jax.jit(partial(evaluate, False))
 
 
 def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibration:
@@ -161,8 +170,8 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
         def one(key):
             key_draw, key_r = jax.random.split(key)
             draws = draw(key_draw)
-            ratios = problem.ratios(psi, alpha, draws, key_r)[:2]
-            return *ratios, problem.critic_loss(alpha, psi, draws, key_r)
+            s_q, s_r, log_q = problem.ratios(psi, alpha, draws, key_r)
+            return s_q, s_r, problem.loss_at(s_q, s_r, log_q)
 
         return jax.lax.map(one, keys)
 

@@ -77,7 +77,7 @@ def build_reference(
     return Reference(pool, gaussian, MixtureFlow() if contrast == "flow" else None)
 
 
-def source(sample: Callable, x: Array | None, context: Callable | None, batch_size: int):
+def source(sample: Callable, x: Array | None, context: Callable, batch_size: int):
     """key -> Draws of `batch_size` rows: many draws for each of some x, or of the one q."""
     if x is None:
         return lambda key: Draws(None, sample(key, batch_size)[:, None])
@@ -88,7 +88,7 @@ def source(sample: Callable, x: Array | None, context: Callable | None, batch_si
         some = x[jax.random.permutation(key_x, len(x))[:rows]]
         keys = jax.random.split(key_z, max(1, batch_size // rows))
         z = jax.vmap(sample, (0, None))(keys, some)
-        return Draws(context(some) if context else some, z)
+        return Draws(context(some), z)
 
     return draw
 
@@ -112,7 +112,10 @@ class Problem(NamedTuple):
         return s_q, s_r, s_q + log_r
 
     def critic_loss(self, alpha: Tree, psi: Tree, draws: Draws, key: Key) -> Array:
-        s_q, s_r, log_q = self.ratios(psi, alpha, draws, key)
+        return self.loss_at(*self.ratios(psi, alpha, draws, key))
+
+    def loss_at(self, s_q: Array, s_r: Array, log_q: Array) -> Array:
+        """The mean critic loss of what `ratios` returns."""
         at_q = log_q - 1.0 if self.loss == "exp_as_written" else s_q
         return jnp.mean(objectives.critic_loss(self.loss, at_q, s_r))
 
