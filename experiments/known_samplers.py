@@ -1,8 +1,9 @@
 """Samplers whose density is known in closed form, for critics to be measured against.
 
 Each builder takes (rng, dim) and returns a `Known`; what is random in a sampler is drawn once,
-from the rng. All but `products` are turned by a random rotation, so that no coordinate is
-special. With D = 1, where a family has no member of its own, a sinh-arcsinh stands for it.
+from the rng. Where a construction makes some coordinates special, `products` apart, a random
+rotation turns it. With D = 1, where a family has no member of its own, a sinh-arcsinh stands for
+it, and a mixture of two for the moons.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,6 @@
 
 from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
 from avb_jax.reporting.figures import draw_figures
-from avb_jax.reporting.files import plain
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.snapshot import take_snapshot
@@ -22,7 +21,6 @@ __all__ = [
     "draw_figures",
     "evaluation_table",
     "image_grid",
-    "plain",
     "read_evaluation",
     "read_metrics",
     "resize",
