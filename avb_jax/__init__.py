@@ -8,7 +8,7 @@ from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import compile_step
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.training import Run, load, train
-from avb_jax.types import Encoding, Gaussian, Moments, Params
+from avb_jax.types import Encoding, Gaussian, Kernel, Moments, Params, View
 
 __all__ = [
     "Calibration",  # how far a fitted critic is to be trusted
@@ -16,12 +16,14 @@ __all__ = [
     "CriticFit",  # log q̂ of a sampler, with its calibration
     "Encoding",  # what an encoder returns: draws of q(z|x), and what it knows of q
     "Gaussian",  # N(mean, scale_tril scale_trilᵀ), one for each data point
+    "Kernel",  # q(z|x, ε), the Gaussian that ends a semi-implicit encoder
     "Model",  # encoder, decoder, critic as pure functions; build your own freely
     "Moments",  # mean and covariance of q(z|x)
     "Optimizers",  # two optax transformations: (vae, critic)
     "Params",  # (encoder, decoder, critic)
     "Run",  # a run, ready to use
     "TrainState",  # arrays only: step, key, params, two optax states
+    "View",  # what a critic may know beside the draws it judges
     "build_model",  # Config, event shape -> Model
     "build_optimizers",  # Config -> Optimizers
     "compile_step",  # a pure step, compiled for any number of devices

@@ -23,7 +23,7 @@ IMPLICIT_ENCODERS = ("noise-mlp", "noise-conv", "basis")
 EXPLICIT_ENCODERS = ("gaussian", "gaussian-full")
 ENCODERS = IMPLICIT_ENCODERS + EXPLICIT_ENCODERS
 DECODERS = ("mlp", "conv")
-CRITICS = ("residual", "inner-product", "unconditional")
+CRITICS = ("residual", "informed", "inner-product", "unconditional")
 CONTRASTS = ("prior", "moments", "learned")
 COVARIANCES = ("full", "diagonal")
 CRITIC_LOSSES = ("logistic", "exp", "exp_as_written")
@@ -82,8 +82,15 @@ class Config:
         "from the draws, else 1)",
         at_least=1,
     )
-    decoder_samples: int = _option(1, "of the S draws, how many are decoded", at_least=1)
-    critic: str = _option("residual", "network of s(x, z)", choices=CRITICS)
+    decoder_samples: int | None = _option(
+        None,
+        "of the S draws, how many the decoder and the critic see (unset: 4, and 1 for an explicit "
+        "encoder)",
+        at_least=1,
+    )
+    critic: str = _option(
+        "residual", "network of s(x, z); `informed` is told log p(x|z)", choices=CRITICS
+    )
     critic_width: int = _option(128, "units of each layer of the critic", at_least=1)
     critic_depth: int = _option(4, "layers of the critic over z", at_least=1)
     critic_trunk_width: int = _option(256, "units of the critic's layers over x", at_least=1)
@@ -151,7 +158,7 @@ class Config:
                 f"num_samples was {self.samples}; {self.covariance} moments of the draws in "
                 f"latent_dim {self.latent_dim} need at least {self._least_samples()}"
             )
-        if self.decoder_samples > self.samples:
+        if self.decoded > self.samples:
             raise ValueError(
                 f"decoder_samples was {self.decoder_samples}; allowed is up to num_samples, "
                 f"here {self.samples}"
@@ -194,7 +201,15 @@ class Config:
         """S, draws of q for each data point of a step."""
         if self.num_samples is not None:
             return self.num_samples
-        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoder_samples
+        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoded
+
+    @property
+    def decoded(self) -> int:
+        """Of the S draws, how many the decoder and the critic see."""
+        if self.decoder_samples is not None:
+            return self.decoder_samples
+        most = 1 if self.explicit else 4
+        return most if self.num_samples is None else min(most, self.num_samples)
 
     def to_json(self) -> str:
         """Every field, as JSON."""

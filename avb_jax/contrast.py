@@ -85,6 +85,13 @@ def whiten(z: Array, reference: Gaussian | None) -> Array:
     return jnp.moveaxis(whitened, -1, 0)
 
 
+def unwhiten(z_tilde: Array, reference: Gaussian | None) -> Array:
+    """z = m + L z̃: [S, B, D] -> [S, B, D]."""
+    if reference is None:
+        return z_tilde
+    return reference.mean[None] + jnp.einsum("bde,sbe->sbd", reference.scale_tril, z_tilde)
+
+
 def log_scale(reference: Gaussian | None, like: Array) -> Array:
     """½ log|C| of r(z|x) in nats, [B]; zero for the prior. `like` is z, [S, B, D]."""
     if reference is None:

@@ -30,6 +30,7 @@ class Calibration(NamedTuple):
         kl_lower_bound: E_q[s] + 1 − E_r[exp s], a lower bound of KL(q‖r) in expectation
             whatever s is (Nguyen, Wainwright and Jordan 2010, equation 7).
         reference_mean_ratio: E_r[exp s], 1 for a normalised q̂.
+        reference_mean_ratio_stderr: its standard error, over the draws or over the x.
         balance: E_q[σ(−s)] − E_r[σ(s)], 0 for a critic that is right.
         held_out_loss: the critic's loss.
         steps: steps taken, by the contrast and by the critic.
@@ -40,6 +41,7 @@ class Calibration(NamedTuple):
     kl_stderr: float
     kl_lower_bound: float
     reference_mean_ratio: float
+    reference_mean_ratio_stderr: float
     balance: float
     held_out_loss: float
     steps: tuple[int, int]
@@ -178,16 +180,22 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
     s_q, s_r, losses = test(jax.random.split(key, HELD_OUT_BATCHES))
     balance = float(objectives.balance(s_q, s_r))
     s_q, s_r = np.asarray(s_q, np.float64), np.asarray(s_r, np.float64)
-    ratio = float(np.mean(np.exp(s_r)))
-    # Draws that share an x are not independent: the error is that over the x.
-    independent = s_q.mean(axis=1) if problem.critic.conditional else s_q
+    ratio, ratio_stderr = _mean(np.exp(s_r), problem.critic.conditional)
+    kl, kl_stderr = _mean(s_q, problem.critic.conditional)
     return Calibration(
-        kl=float(s_q.mean()),
-        kl_stderr=float(independent.std() / independent.size**0.5),
-        kl_lower_bound=float(s_q.mean() + 1.0 - ratio),
+        kl=kl,
+        kl_stderr=kl_stderr,
+        kl_lower_bound=kl + 1.0 - ratio,
         reference_mean_ratio=ratio,
+        reference_mean_ratio_stderr=ratio_stderr,
         balance=balance,
         held_out_loss=float(jnp.mean(losses)),
         steps=steps,
         n=s_q.size,
     )
+
+
+def _mean(values: np.ndarray, conditional: bool) -> tuple[float, float]:
+    """Mean and its standard error: draws that share an x, on axis 1, are not independent."""
+    independent = values.mean(axis=1) if conditional else values
+    return float(values.mean()), float(independent.std() / independent.size**0.5)

@@ -1,4 +1,4 @@
-"""log p(z), and log p(x|z) for Bernoulli, Gaussian and discretised logistic pixels."""
+"""log p(z), log q(z|x, ε), and log p(x|z) for Bernoulli, Gaussian and logistic pixels."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from avb_jax.types import Array, Tree
+from avb_jax.types import Array, Kernel, Key, Tree
 
 LOG_2PI = math.log(2.0 * math.pi)
 LEVELS = 256  # of an 8-bit pixel
@@ -16,6 +17,29 @@ LEVELS = 256  # of an 8-bit pixel
 def log_prior(z: Array) -> Array:
     """log N(z; 0, I) in nats, [..., D] -> [...]."""
     return -0.5 * jnp.sum(jnp.square(z) + LOG_2PI, axis=-1)
+
+
+def _times(matrices: Array, vectors: Array) -> Array:
+    """Each of [S, B, D, D], or the one of [1, B, D, D], times each of [S, B, D]."""
+    if len(matrices) == 1:
+        return jnp.einsum("bde,sbe->sbd", matrices[0], vectors)
+    return jnp.einsum("sbde,sbe->sbd", matrices, vectors)
+
+
+def draw_kernel(key: Key, kernel: Kernel) -> Array:
+    """One draw of q(z|x, ε) for each of its means: [S, B, D]."""
+    noise = jax.random.normal(key, kernel.mean.shape, kernel.mean.dtype)
+    return kernel.mean + _times(kernel.scale_tril, noise)
+
+
+def log_kernel(kernel: Kernel, z: Array) -> Array:
+    """log q(z|x, ε) of every draw under every kernel, nats: [M, B, …], z [S, B, D] -> [S, M, B]."""
+    scale_tril = kernel.scale_tril
+    eye = jnp.broadcast_to(jnp.eye(z.shape[-1], dtype=z.dtype), scale_tril.shape)
+    inverse = lax.linalg.triangular_solve(scale_tril, eye, left_side=True, lower=True)
+    offset = jnp.einsum("mbde,sbe->smbd", inverse, z) - _times(inverse, kernel.mean)[None]
+    log_scale = jnp.sum(jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)), axis=-1)
+    return log_prior(offset) - log_scale[None]
 
 
 class Likelihood(NamedTuple):

@@ -20,6 +20,7 @@ from avb_jax.types import (
     LogLikelihoodFn,
     LogRatioFn,
     Params,
+    View,
 )
 
 POSTERIOR_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs
@@ -37,9 +38,9 @@ class Model(NamedTuple):
         decode: (decoder params, z [S, B, D]) -> outputs, a tree of arrays.
         log_likelihood: (outputs, x [B, ...]) -> log p(x|z) [S, B], nats.
         mean: outputs -> E[x|z] [S, B, ...].
-        log_ratio: (critic params, context, z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z
-            in the contrast's coordinates and the context `Encoding.context`: the encoder's
-            features where it returns any, else x [B, ...]; None for an explicit encoder.
+        log_ratio: (Params, View, z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z in the
+            contrast's coordinates and the `View` what the critic may know beside; None for an
+            explicit encoder. It trains the critic's parameters alone.
         contrast: the density r(z|x) that the critic compares q(z|x) with.
     """
 
@@ -69,6 +70,17 @@ class Model(NamedTuple):
         """∇_z log p(x, z), one z for each x, in nats per unit of z: z [B, D] -> [B, D]."""
         return jax.grad(lambda z: jnp.sum(self.log_joint(params, x, z[None])))(z)
 
+    def gain(self, params: Params, view: View, z_tilde: Array) -> Array:
+        """log p(x|z) − log p(x|m), m the contrast's mean, in nats: z̃ [S, B, D] -> [S, B].
+
+        Decoder and contrast are held: it moves with z̃ alone.
+        """
+        theta, reference = jax.lax.stop_gradient((params.decoder, view.reference))
+        centred = jnp.concatenate([jnp.zeros_like(z_tilde[:1]), z_tilde])
+        z = contrasts.unwhiten(centred, reference)
+        log_likelihood = self.log_likelihood(self.decode(theta, z), view.x)
+        return log_likelihood[1:] - log_likelihood[:1]
+
     def log_posterior_estimate(self, params: Params, key: Key, x: Array, z: Array) -> Array:
         """log q̂(z|x) = s_ψ(x, z̃) + log r(z|x) in nats: z [S, B, D] -> [S, B].
 
@@ -82,8 +94,8 @@ class Model(NamedTuple):
             return contrasts.log_density(z, encoding.density)
         reference = self.contrast.reference(params.critic, x, encoding)
         z_tilde = contrasts.whiten(z, reference)
-        log_ratio = self.log_ratio(params.critic, encoding.context(x), z_tilde)
-        return log_ratio + contrasts.log_density(z, reference)
+        view = View(x, encoding.features, reference)
+        return self.log_ratio(params, view, z_tilde) + contrasts.log_density(z, reference)
 
     def critic(self, params: Params, key: Key, x: Array, z: Array) -> Array:
         """T_ψ(x, z) = log q̂(z|x) − 1, the critic of the source text: [S, B]."""
@@ -140,6 +152,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     learned = config.contrast_name == "learned"
     network = critics.LearnedContrast(config.latent_dim, config.width, config.depth)
     likelihood = LIKELIHOODS[config.likelihood]
+    informed = config.critic == "informed"
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 5)
@@ -147,7 +160,8 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1, jnp.zeros_like)
         z, psi = encoding.z, {}
         if critic is not None:
-            psi["critic"] = critic.init(keys[2], encoding.context(x), z)
+            context = View(x, encoding.features, None).context
+            psi["critic"] = critic.init(keys[2], context, z, *([z[..., 0]] if informed else []))
         if learned:
             psi["contrast"] = network.init(keys[3], x)
         return Params(encoder=phi, decoder=decoder.init(keys[1], z[0]), critic=psi)
@@ -162,6 +176,10 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         score = partial(model.score, params, x)
         return encoder.apply(params.encoder, x, key, num_samples, score)
 
+    def log_ratio(params, view, z_tilde):
+        gain = [model.gain(params, view, z_tilde)] if informed else []
+        return critic.apply(params.critic["critic"], view.context, z_tilde, *gain)
+
     model = Model(
         event_shape=tuple(event_shape),
         latent_dim=config.latent_dim,
@@ -170,7 +188,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         decode=decode,
         log_likelihood=likelihood.log_prob,
         mean=likelihood.mean,
-        log_ratio=critic and (lambda params, *arrays: critic.apply(params["critic"], *arrays)),
+        log_ratio=critic and log_ratio,
         contrast=Contrast(
             config.contrast_name,
             config.covariance,

@@ -13,7 +13,7 @@ from avb_jax import objectives
 from avb_jax.config import Config
 from avb_jax.densities import log_prior
 from avb_jax.model import Model
-from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree
+from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree, View
 
 Metrics = dict[str, Array]
 
@@ -26,12 +26,14 @@ class Draws(NamedTuple):
         z_tilde: [S, B, D], z in the contrast's coordinates.
         log_scale: [B], ½ log|C| of the contrast, nats.
         density: q itself, where it is Gaussian; else None.
+        view: what the critic sees beside z̃; None without a critic.
     """
 
     z: Array
     z_tilde: Array
     log_scale: Array
     density: Gaussian | None
+    view: View | None
 
 
 class Players(NamedTuple):
@@ -55,23 +57,29 @@ class Players(NamedTuple):
         encoding = model.encode(held._replace(encoder=phi), key, x, self.config.samples)
         if model.log_ratio is None:
             zero = jnp.zeros(x.shape[0], encoding.z.dtype)
-            return Draws(encoding.z, encoding.z, zero, encoding.density), encoding
+            return Draws(encoding.z, encoding.z, zero, encoding.density, None), encoding
         reference = model.contrast.reference(params.critic, x, encoding)
         if self.as_written:  # there q moves through z alone
             reference = jax.lax.stop_gradient(reference)
         log_scale = contrasts.log_scale(reference, encoding.z)
         log_scale = log_scale - model.contrast.log_scale_bias(encoding)
         z_tilde = contrasts.whiten(encoding.z, reference)
-        return Draws(encoding.z, z_tilde, log_scale, None), encoding
+        view = jax.lax.stop_gradient(View(x, encoding.features, reference))
+        return Draws(encoding.z, z_tilde, log_scale, None, view), encoding
 
     def reference_draws(self, key: Key, encoding: Encoding) -> Array:
         contrast = self.model.contrast
         own_moments = contrast.whitens_draws(encoding)
         return contrasts.sample_reference(key, encoding.z, own_moments, contrast.covariance)
 
-    def log_ratio(self, psi: Tree, z_q: Array, *, context: Array, z_r: Array) -> Array:
-        """s at the draws of q, then at those of r: [2S, B], with one pass over x."""
-        return self.model.log_ratio(psi, context, jnp.concatenate([z_q, z_r]))
+    def log_ratios(self, psi: Tree, z_q: Array, *, params: Params, view: View, z_r: Array):
+        """s at those draws of q and of r that the critic sees: [K, B] each.
+
+        Apart, so that the encoder's pull-back leaves r out; what the critic computes of the
+        view alone, XLA finds in both and computes once.
+        """
+        seen, params = slice(self.config.decoded), params._replace(critic=psi)
+        return tuple(self.model.log_ratio(params, view, z[seen]) for z in (z_q, z_r))
 
     def minus_log_contrast(self, draws: Draws) -> Array:
         """−log r(z|x) in nats, [S, B] or [1, B]; its mean, where r has the moments of q."""
@@ -80,11 +88,11 @@ class Players(NamedTuple):
             return objectives.gaussian_entropy(draws.log_scale, dim)[None]
         return draws.log_scale[None] - log_prior(draws.z_tilde)
 
-    def critic_loss(self, s: Array, draws: Draws) -> Array:
-        """Mean critic loss; s is [2S, B]."""
-        s_q, s_r = jnp.split(s, 2)
+    def critic_loss(self, s: tuple[Array, Array], draws: Draws) -> Array:
+        """Mean critic loss of (s_q, s_r)."""
+        s_q, s_r = s
         if self.as_written:
-            s_q = s_q - self.minus_log_contrast(draws) - 1.0  # T
+            s_q = s_q - self.minus_log_contrast(draws)[: len(s_q)] - 1.0  # T
         return jnp.mean(objectives.critic_loss(self.config.critic_loss, s_q, s_r))
 
     def contrast_loss(self, psi: Tree, x: Array, z: Array) -> Array:
@@ -93,7 +101,7 @@ class Players(NamedTuple):
 
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
-        outputs = self.model.decode(theta, draws.z[: self.config.decoder_samples])
+        outputs = self.model.decode(theta, draws.z[: self.config.decoded])
         reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
         if self.model.log_ratio is None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
@@ -102,16 +110,16 @@ class Players(NamedTuple):
 
 
 class Linearisation(NamedTuple):
-    """The critic at one ψ: s at the draws of q and of r, [2S, B], and its pull-back."""
+    """The critic at one ψ: s at the draws of q and of r, [S, B] each, and their pull-back."""
 
-    s: Array
-    pull: Callable[[Array], tuple[Tree, Array]]
+    s: tuple[Array, Array]
+    pull: Callable[[tuple[Array, Array]], tuple[Tree, Array]]
 
 
-def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, context: Array):
+def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, params: Params):
     """One forward pass of the critic over the draws of q and of r."""
-    log_ratio = partial(players.log_ratio, context=context, z_r=z_r)
-    return Linearisation(*jax.vjp(log_ratio, psi, draws.z_tilde))
+    log_ratios = partial(players.log_ratios, params=params, view=draws.view, z_r=z_r)
+    return Linearisation(*jax.vjp(log_ratios, psi, draws.z_tilde))
 
 
 def _critic_gradient(players: Players, psi: Tree, draws: Draws, at: Linearisation, x: Array):
@@ -126,8 +134,9 @@ def _critic_gradient(players: Players, psi: Tree, draws: Draws, at: Linearisatio
 
 def shape_gradient(at: Linearisation) -> tuple[Array, Array]:
     """E_q[s] and its z̃-gradient, [S, B, D], by a pull-back of `at`."""
-    of_q = jnp.zeros_like(at.s).at[: at.s.shape[0] // 2].set(2.0 / at.s.size)
-    return jnp.sum(of_q * at.s), at.pull(of_q)[1]
+    s_q, s_r = at.s
+    of_q = jnp.full_like(s_q, 1.0 / s_q.size)
+    return jnp.mean(s_q), at.pull((of_q, jnp.zeros_like(s_r)))[1]
 
 
 def vae_gradients(players: Players, theta: Tree, draws: Draws, pull_draws, s_z: Array, x, weight):
@@ -144,8 +153,8 @@ def vae_gradients(players: Players, theta: Tree, draws: Draws, pull_draws, s_z: 
     return (phi_gradient, theta_gradient), terms
 
 
-def _critic_metrics(loss: Array, s: Array) -> Metrics:
-    s_q, s_r = jnp.split(s, 2)
+def _critic_metrics(loss: Array, s: tuple[Array, Array]) -> Metrics:
+    s_q, s_r = s
     return {
         "critic_loss": loss,
         "log_ratio": jnp.mean(s_q),
@@ -169,16 +178,15 @@ class CriticTurn(NamedTuple):
     x: Array
     mean: Callable[[Tree], Tree]
 
-    def step(self, psi: Tree, opt_state: Tree, draws: Draws, encoding: Encoding, key: Key):
+    def step(self, params: Params, opt_state: Tree, draws: Draws, encoding: Encoding, key: Key):
         """Moves ψ once, against reference draws by `key`.
 
         Returns ψ, its optax state, the linearisation that the encoder is to follow (before the
         move, or after it with `update="alternating"`), and metrics from before it.
         """
         z_r = self.players.reference_draws(key, encoding)
-        linearise = partial(
-            linearise_critic, self.players, draws=draws, z_r=z_r, context=encoding.context(self.x)
-        )
+        linearise = partial(linearise_critic, self.players, draws=draws, z_r=z_r, params=params)
+        psi = params.critic
         at = linearise(psi)
         gradient, loss = _critic_gradient(self.players, psi, draws, at, self.x)
         metrics = _critic_metrics(loss, at.s)
@@ -192,9 +200,10 @@ class CriticTurn(NamedTuple):
 
         def one(carry, key):
             key_q, key_r = jax.random.split(key)
-            now = params._replace(critic=carry[0])
+            psi, opt_state = carry
+            now = params._replace(critic=psi)
             draws, encoding = self.players.draw(params.encoder, now, key_q, self.x)
-            return self.step(*carry, draws, encoding, key_r)[:2], None
+            return self.step(now, opt_state, draws, encoding, key_r)[:2], None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)
         return jax.lax.scan(one, (params.critic, opt_state), keys)[0]

@@ -115,11 +115,14 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         if has_critic and config.critic_steps > 1:
             psi, critic_state = critic.extra_steps(state.params, critic_state, key_extra)
 
-        draw = partial(players.draw, params=Params(phi, theta, psi), key=key_q, x=x)
+        params = Params(phi, theta, psi)
+        draw = partial(players.draw, params=params, key=key_q, x=x)
         draws, pull_draws, encoding = jax.vjp(draw, phi, has_aux=True)
         s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
         if has_critic:
-            psi, critic_state, at, metrics = critic.step(psi, critic_state, draws, encoding, key_r)
+            psi, critic_state, at, metrics = critic.step(
+                params, critic_state, draws, encoding, key_r
+            )
             s_mean, s_gradient = shape_gradient(at)
 
         weight = _kl_weight(config, state.step, x.dtype)

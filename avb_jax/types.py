@@ -39,6 +39,21 @@ class Moments(NamedTuple):
     covariance: Array
 
 
+class Kernel(NamedTuple):
+    """q(z|x, ε), the Gaussian that ends a semi-implicit encoder: q(z|x) = E_ε q(z|x, ε).
+
+    Yin and Zhou, "Semi-Implicit Variational Inference", ICML 2018, section 2.
+
+    Attributes:
+        mean: [S, B, D], one for each draw of ε.
+        scale_tril: [S, B, D, D], or [1, B, D, D] where ε does not move it; lower triangular
+            with a positive diagonal.
+    """
+
+    mean: Array
+    scale_tril: Array
+
+
 class Encoding(NamedTuple):
     """What an encoder returns: draws of q(z|x), and what it knows of q beside them.
 
@@ -48,16 +63,33 @@ class Encoding(NamedTuple):
         density: q(z|x) itself, where it is Gaussian (an explicit encoder); else None.
         features: [B, F], all that q(z|x) depends on x by, for the critic to condition on; None
             where there is no such trunk, and the critic sees x.
+        kernel: q(z|x, ε) at the noise behind each draw, where the encoder is semi-implicit.
     """
 
     z: Array
     moments: Moments | None = None
     density: Gaussian | None = None
     features: Array | None = None
+    kernel: Kernel | None = None
 
-    def context(self, x: Array) -> Array:
-        """What a critic conditions on: the features, else x [B, ...]."""
-        return x if self.features is None else self.features
+
+class View(NamedTuple):
+    """What a critic may know of x and of its contrast, beside the draws it judges.
+
+    Attributes:
+        x: [B, ...].
+        features: the encoding's, [B, F], or None.
+        reference: r(z|x), of whose coordinates z̃ are; None for the prior.
+    """
+
+    x: Array
+    features: Array | None
+    reference: Gaussian | None
+
+    @property
+    def context(self) -> Array:
+        """What q depends on x by: the features, else x [B, ...]."""
+        return self.x if self.features is None else self.features
 
 
 class Params(NamedTuple):
@@ -79,4 +111,4 @@ EncodeFn = Callable[[Params, Key, Array, int], Encoding]
 ScoreFn = Callable[[Array], Array]
 DecodeFn = Callable[[Tree, Array], Tree]
 LogLikelihoodFn = Callable[[Tree, Array], Array]
-LogRatioFn = Callable[[Tree, Array, Array], Array]
+LogRatioFn = Callable[[Params, View, Array], Array]

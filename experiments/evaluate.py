@@ -30,8 +30,7 @@ def main() -> None:
     figures = experiment.draw(run, dataset, workdir)
     print(f"\n{run.config.dataset}, {flags.FLAGS.split} split, step {run.step}")
     print(reporting.evaluation_table(entries))
-    if not run.config.explicit:
-        print(experiment.CRITIC_REMARK)
+    experiment.print_remarks(run.config, entries)
     print(f"figures: {figures[0].parent}")
 
 

@@ -23,12 +23,13 @@ experiment.define_training_flags(
     binarization="threshold",
     latent_dim=2,
     batch_size=4,
-    num_steps=15000,
+    num_steps=30000,
     num_samples=128,
     decoder_samples=128,
-    width=64,
+    width=128,
     head_width=32,
     head_depth=1,
+    critic="informed",
     critic_width=64,
     critic_depth=3,
     critic_trunk_width=32,
@@ -57,7 +58,12 @@ def main() -> None:
             dataclasses.replace(config, seed=seed), workdir, dataset
         )
         runs[str(workdir)] = entries
-        exact += [entry["value"] for entry in entries if entry["kind"] == "exact"]
+        print(reporting.bracket_line(entries))
+        exact += [
+            entry["value"]
+            for entry in entries
+            if (entry["name"], entry["kind"]) == ("log_likelihood", "exact")
+        ]
     print(reporting.comparison_table(runs))
     print(
         f"exact log-likelihood: {np.mean(exact):.4f} nats on average, {np.min(exact):.4f} at "

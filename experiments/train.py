@@ -32,7 +32,7 @@ def main() -> None:
             refinements=None,
             contrast=None,
             num_samples=None,
-            decoder_samples=1,
+            decoder_samples=None,
         )
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 
@@ -41,8 +41,7 @@ def main() -> None:
         print(reporting.comparison_table(runs))
     else:
         print(reporting.evaluation_table(runs[config.encoder]))
-    if not config.explicit:
-        print(experiment.CRITIC_REMARK)
+    experiment.print_remarks(config, runs[config.encoder])
     print(f"figures: {workdir / 'figures'}")
 
 

@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--width=16 --critic_width=16 --critic_depth=1 --critic_trunk_width=16 --head_width=16 "
-    "--num_steps=30 --steps_per_call=10 --latent_dim=2 --evaluation_samples=20"
+    "--num_steps=30 --steps_per_call=10 --latent_dim=2"
 ).split()
+BRIEF = "--evaluation_samples=20 --evaluation_images=40 --critic_fit_steps=0".split()
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def command(cache, name, *arguments):
 @pytest.fixture(scope="module")
 def trained(cache, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "digits"
-    result = command(cache, "train", *SMALL, f"--workdir={workdir}", "--compare")
+    result = command(cache, "train", *SMALL, *BRIEF, f"--workdir={workdir}", "--compare")
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -41,6 +42,7 @@ def trained(cache, tmp_path_factory):
 def test_training_prints_a_table_and_leaves_everything(trained):
     workdir, printed = trained
     assert "lower bound" in printed and "not a bound" in printed
+    assert "elbo between" in printed and "a gap of" in printed
     assert "gaussian" in printed and str(workdir / "figures") in printed
     for name in ("data", "reconstructions", "samples", "latent", "posteriors", "learning_curves"):
         assert (workdir / "figures" / f"{name}.png").stat().st_size > 1000
@@ -50,15 +52,20 @@ def test_training_prints_a_table_and_leaves_everything(trained):
         ("log_likelihood", "lower bound"),
         ("log_likelihood", "exact"),
         ("elbo", "estimate"),
+        ("elbo", "lower bound"),
+        ("elbo", "upper bound"),
+        ("elbo", "exact"),
+        ("kl_to_prior", "lower bound"),
+        ("kl_to_prior", "upper bound"),
     }
-    assert all(entry["binarization"] == "dynamic" and entry["n"] > 100 for entry in entries)
+    assert all(entry["binarization"] == "dynamic" and entry["n"] in (20, 40) for entry in entries)
     assert (workdir / "gaussian" / "evaluation.json").exists()
 
 
 def test_evaluating_reads_everything_from_the_workdir(trained, cache):
     workdir, _ = trained
     before = json.loads((workdir / "evaluation.json").read_text())
-    result = command(cache, "evaluate", f"--workdir={workdir}", "--evaluation_samples=20")
+    result = command(cache, "evaluate", f"--workdir={workdir}", *BRIEF)
     assert result.returncode == 0, result.stderr
     after = json.loads((workdir / "evaluation.json").read_text())
     assert [entry["value"] for entry in before] == [entry["value"] for entry in after]

@@ -3,6 +3,7 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,6 +12,7 @@ import avb_jax as avb
 from avb_jax.config import CONTRASTS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
 from avb_jax.densities import LIKELIHOODS
 from avb_jax.model import POSTERIOR_DRAWS, Model
+from avb_jax.types import View
 
 S, B, D = 4, 2, 2
 EVENT_SHAPE = (5, 4, 3)
@@ -132,7 +134,8 @@ def closed_form(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, n
         ("noise-mlp", "prior", "full", "inner-product"),
         ("noise-mlp", "learned", "full", "unconditional"),
         ("noise-mlp", "moments", "full", "residual"),
-        ("basis", "moments", "full", "residual"),
+        ("basis", "moments", "full", "informed"),
+        ("noise-mlp", "prior", "full", "informed"),
         ("basis", "moments", "diagonal", "inner-product"),
     ],
 )
@@ -154,10 +157,40 @@ def test_log_posterior_of_an_implicit_encoder(encoder, contrast, covariance, cri
             x, z = X.astype(np.float64), Z.astype(np.float64)
             encoding, log_q, critic_value = everything(params, jax.random.key(3), x, z)
             log_r, z_tilde = closed_form(*contrast_moments(model, params, encoding))
-            s = np.asarray(log_ratio(params.critic, encoding.context(x), z_tilde))
+            reference = model.contrast.reference(params.critic, x, encoding)
+            s = np.asarray(log_ratio(params, View(x, encoding.features, reference), z_tilde))
         assert np.any(s) != zero_critic
         np.testing.assert_allclose(log_q, log_r + s, rtol=1e-6)
         np.testing.assert_allclose(critic_value, log_r + s - 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reference", [None, "a Gaussian"])
+def test_the_gain_is_how_much_better_than_the_contrasts_mean(reference):
+    """log p(x|z) − log p(x|m); its gradient in z̃ is Lᵀ ∇ log p(x|z), and the decoder has none."""
+    model = small_model()
+    params = random_params(model)
+    z_tilde, mean, factor = Z, np.zeros((B, D), np.float32), np.stack([np.eye(D, dtype="f")] * B)
+    if reference:
+        rng = np.random.default_rng(5)
+        mean = rng.normal(size=(B, D)).astype(np.float32)
+        factor = np.tril(rng.normal(size=(B, D, D))).astype(np.float32)
+        reference = avb.Gaussian(mean, factor)
+
+    def log_p(z):
+        return model.log_likelihood(model.decode(params.decoder, z), X)
+
+    z = mean[None] + np.einsum("bde,sbe->sbd", factor, z_tilde)
+    expected = log_p(z) - log_p(mean[None])
+    slope = np.einsum("bde,sbd->sbe", factor, jax.grad(lambda z: log_p(z).sum())(jnp.asarray(z)))
+
+    def total(params, z_tilde):
+        gain = model.gain(params, View(X, None, reference), z_tilde)
+        return gain.sum(), gain
+
+    gradients, gain = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, z_tilde)
+    np.testing.assert_allclose(gain, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradients[1], slope, rtol=1e-3, atol=1e-4)
+    assert all(np.all(leaf == 0.0) for leaf in jax.tree.leaves(gradients[0]))
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)

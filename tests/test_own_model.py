@@ -28,10 +28,11 @@ def linear_gaussian(contrast: str) -> Model:
         noise = jax.random.normal(key, (num_samples, x.shape[0], 1))
         return avb.Encoding(phi["a"] * x[None] + phi["b"] * noise)
 
-    def log_ratio(psi, x, z):
+    def log_ratio(params, view, z):
+        x = view.context
         of_x = jnp.concatenate([jnp.ones_like(x), x, jnp.square(x)], -1)
         of_z = jnp.concatenate([jnp.ones_like(z), z, jnp.square(z)], -1)
-        return jnp.einsum("bi,ij,sbj->sb", of_x, psi["c"], of_z)
+        return jnp.einsum("bi,ij,sbj->sb", of_x, params.critic["c"], of_z)
 
     return Model(
         event_shape=(1,),

@@ -13,6 +13,7 @@ import avb_jax as avb
 from avb_jax import contrast as contrasts
 from avb_jax.densities import log_prior
 from avb_jax.optimizers import Optimizers
+from avb_jax.types import View
 
 SHAPE = (2, 2, 1)
 LOSSES = ("logistic", "exp", "exp_as_written")
@@ -59,7 +60,7 @@ def separate_losses(model, config, key, x):
     _, key_q, key_r, _ = jax.random.split(key, 4)
     as_written = config.critic_loss == "exp_as_written"
     analytic = config.contrast_name == "moments" and not as_written
-    dim = config.latent_dim
+    dim, seen = config.latent_dim, config.decoded
 
     def draw(phi, theta, psi):
         held = jax.lax.stop_gradient(theta)  # the encoder consults the decoder as it is
@@ -75,13 +76,14 @@ def separate_losses(model, config, key, x):
 
     def vae_loss(vae, psi):
         phi, theta = vae
-        encoding, _, z_tilde, scale = draw(phi, theta, psi)
-        s = model.log_ratio(psi, jax.lax.stop_gradient(encoding.context(x)), z_tilde)
+        encoding, r, z_tilde, scale = draw(phi, theta, psi)
+        view = jax.lax.stop_gradient(View(x, encoding.features, r))
+        s = model.log_ratio(avb.Params(phi, theta, psi), view, z_tilde[:seen])
         if analytic:
             entropy = jnp.mean(scale) + 0.5 * dim * (1.0 + jnp.log(2.0 * jnp.pi))
         else:
             entropy = -jnp.mean(log_r(z_tilde, scale))
-        z = encoding.z[: config.decoder_samples]
+        z = encoding.z[:seen]
         reconstruction = jnp.mean(model.log_likelihood(model.decode(theta, z), x))
         return -(reconstruction + jnp.mean(log_prior(encoding.z)) + entropy - jnp.mean(s))
 
@@ -89,14 +91,15 @@ def separate_losses(model, config, key, x):
         encoding, r, z_tilde, scale = jax.lax.stop_gradient(draw(phi, theta, psi))
         own = model.contrast.whitens_draws(encoding)
         z_r = contrasts.sample_reference(key_r, encoding.z, own, config.covariance)
-        s_q = model.log_ratio(psi, encoding.context(x), z_tilde)
-        s_r = model.log_ratio(psi, encoding.context(x), z_r)
+        params = avb.Params(phi, theta, psi)
+        view = View(x, encoding.features, jax.lax.stop_gradient(r))
+        s_q, s_r = (model.log_ratio(params, view, z[:seen]) for z in (z_tilde, z_r))
         if config.critic_loss == "logistic":
             loss = jnp.mean(jnp.logaddexp(0.0, -s_q)) + jnp.mean(jnp.logaddexp(0.0, s_r))
         elif config.critic_loss == "exp":
             loss = jnp.mean(jnp.exp(s_r)) - jnp.mean(s_q)
         else:
-            critic = s_q + log_r(z_tilde, scale) - 1.0
+            critic = s_q + log_r(z_tilde, scale)[:seen] - 1.0
             loss = jnp.mean(jnp.exp(critic) - critic)
         if config.contrast_name == "learned":
             r = model.contrast.network(psi, x)
@@ -108,16 +111,21 @@ def separate_losses(model, config, key, x):
 
 @pytest.mark.filterwarnings("ignore:critic_loss 'exp_as_written'")
 @pytest.mark.parametrize(
-    "loss,contrast,encoder",
-    [(*pair, "noise-mlp") for pair in itertools.product(LOSSES, CONTRASTS)]
-    + [("logistic", contrast, "basis") for contrast in CONTRASTS],
+    "loss,contrast,encoder,critic",
+    [(*pair, "noise-mlp", "residual") for pair in itertools.product(LOSSES, CONTRASTS)]
+    + [("logistic", contrast, "basis", "residual") for contrast in CONTRASTS]
+    + [("logistic", contrast, "noise-mlp", "informed") for contrast in CONTRASTS],
 )
-def test_fused_gradients_equal_two_separate_ones(loss, contrast, encoder):
+def test_fused_gradients_equal_two_separate_ones(loss, contrast, encoder, critic):
     """float64, relative 1e-6 of each leaf's norm, for every critic loss × contrast."""
     with jax.enable_x64(True):
         name, _, covariance = contrast.partition("-")
         config, model = build(
-            contrast=name, covariance=covariance or "full", critic_loss=loss, encoder=encoder
+            contrast=name,
+            covariance=covariance or "full",
+            critic_loss=loss,
+            encoder=encoder,
+            critic=critic,
         )
         leaves, tree = jax.tree.flatten(model.init(jax.random.key(1)))
         rng = np.random.default_rng(0)  # away from the zeros that layers start from

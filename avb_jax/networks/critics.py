@@ -1,8 +1,9 @@
-"""Critics: (context [B, ...], z̃ [S, B, D]) -> s(x, z̃) [S, B], nats.
+"""Critics: (context [B, ...], z̃ [S, B, D], gain [S, B]) -> s(x, z̃) [S, B], nats.
 
 The context is what the encoder knows of x, its features [B, F], or x itself, [B, h, w, c].
 Its trunk is computed once for all the S draws, those of q and of r alike. Output layers
-start at zero: a fresh critic says that q is its contrast.
+start at zero: a fresh critic says that q is its contrast. The gain is how much better z explains
+x than the contrast's mean does, log p(x|z) − log p(x|m) in nats, for a critic that is told it.
 """
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ def latent_features(z: Array) -> Array:
 class ResidualCritic(nn.Module):
     """`residual`: residual layers over z̃, with the features of x added at each of them.
 
+    Told the gain it is `informed`: where q is the posterior, s is that gain and a quadratic in z̃.
     `conditional=False` leaves x out: `unconditional`, one posterior and no data point.
     """
 
@@ -32,8 +34,11 @@ class ResidualCritic(nn.Module):
     conditional: bool = True
 
     @nn.compact
-    def __call__(self, context: Array, z: Array) -> Array:
-        h = nn.Dense(self.width)(latent_features(z))
+    def __call__(self, context: Array, z: Array, gain: Array | None = None) -> Array:
+        inputs = latent_features(z)
+        if gain is not None:  # hundreds of nats where z does not explain x at all
+            inputs = jnp.concatenate([inputs, jnp.arcsinh(gain)[..., None]], axis=-1)
+        h = nn.Dense(self.width)(inputs)
         if self.conditional:
             features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
         for _ in range(self.depth):

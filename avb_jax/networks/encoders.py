@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from avb_jax.densities import draw_kernel
 from avb_jax.networks.layers import (
     CONV_FEATURES,
     MLP,
@@ -17,11 +18,12 @@ from avb_jax.networks.layers import (
     flatten_images,
     triangular,
 )
-from avb_jax.types import Array, Encoding, Gaussian, Key, Moments, ScoreFn
+from avb_jax.types import Array, Encoding, Gaussian, Kernel, Key, Moments, ScoreFn
 
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
 INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
-SCORE_SCALE = 0.1  # brings a score, tens of nats, to the size of the other inputs
+INITIAL_BLUR, LEAST_BLUR = 0.5, 0.005  # of the noise that ends noise-mlp, in units of L(h)
+SCORE_SCALE = 0.1  # brings a score, tens of nats, to where arcsinh turns from line to logarithm
 zeros = nn.initializers.zeros_init()
 
 
@@ -45,7 +47,7 @@ class Trunk(nn.Module):
         features = [MLP(self.width, self.depth)(flatten_images(x))]
         location = nn.Dense(self.latent_dim)(features[0])
         for _ in range(self.refinements):
-            seen = jnp.concatenate([location, SCORE_SCALE * score(location)], axis=-1)
+            seen = jnp.concatenate([location, jnp.arcsinh(SCORE_SCALE * score(location))], axis=-1)
             h = nn.Dense(width)(features[-1]) + nn.Dense(width, use_bias=False)(seen)
             features = [features[0], nn.gelu(nn.Dense(width)(nn.gelu(h)))]
             location = location + nn.Dense(self.latent_dim, kernel_init=zeros)(features[-1])
@@ -71,17 +73,18 @@ class TriangularScale(nn.Module):
 
 
 class NoiseHead(nn.Module):
-    """z = m + L(h) (ε₁..D + f(h, ε)): noise meets the features of x nonlinearly.
+    """q(z|x, ε) = N(m + L (ε₁..D + f(h, ε)), L diag(τ²) Lᵀ): noise meets the features of x.
 
-    ε is concatenated to the features of x and injected again at every layer of f. The
-    output layer of f starts at zero, so that q starts as a Gaussian of full covariance.
+    ε is concatenated to the features of x and injected again at every layer of f. The output
+    layer of f starts at zero, so that q starts as a Gaussian of full covariance. m, L and τ are
+    functions of h; τ, the blur, makes q semi-implicit. Sharp edges shrink it, to `LEAST_BLUR`.
     """
 
     width: int
     depth: int
 
     @nn.compact
-    def __call__(self, h: Array, location: Array, noise: Array) -> Array:
+    def __call__(self, h: Array, location: Array, noise: Array) -> Kernel:
         dim = location.shape[-1]
         g = nn.gelu(nn.Dense(self.width)(h)[None] + nn.Dense(self.width, use_bias=False)(noise))
         for _ in range(self.depth):
@@ -89,7 +92,12 @@ class NoiseHead(nn.Module):
             g = g + nn.Dense(self.width)(nn.gelu(inner))
         warp = nn.Dense(dim, kernel_init=zeros)(g)
         scale_tril = TriangularScale(dim)(h)
-        return location[None] + jnp.einsum("bde,sbe->sbd", scale_tril, noise[..., :dim] + warp)
+        start = math.log((INITIAL_BLUR - LEAST_BLUR) / (1.0 - INITIAL_BLUR))
+        bias_init = nn.initializers.constant(start)
+        blur = nn.sigmoid(nn.Dense(dim, kernel_init=zeros, bias_init=bias_init, name="blur")(h))
+        blur = LEAST_BLUR + (1.0 - LEAST_BLUR) * blur
+        mean = location[None] + jnp.einsum("bde,sbe->sbd", scale_tril, noise[..., :dim] + warp)
+        return Kernel(mean, (scale_tril * blur[:, None, :])[None])
 
 
 class NoiseMLP(nn.Module):
@@ -103,15 +111,16 @@ class NoiseMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
         h, location = self.trunk(x, score)
-        noise = jax.random.normal(key, (num_samples, x.shape[0], self.noise_dim), x.dtype)
-        head = NoiseHead(self.head_width, self.head_depth)
-        return Encoding(head(h, location, noise), features=h)
+        keys = jax.random.split(key)
+        noise = jax.random.normal(keys[0], (num_samples, x.shape[0], self.noise_dim), x.dtype)
+        kernel = NoiseHead(self.head_width, self.head_depth)(h, location, noise)
+        return Encoding(draw_kernel(keys[1], kernel), features=h, kernel=kernel)
 
 
 class NoiseConv(nn.Module):
     """`noise-conv`: strided convolutions with ε injected after each (paper, section 6.2).
 
-    The first convolution, the one on x alone, is the trunk.
+    The first convolution, the one on x alone, is the trunk; the last layer is a Gaussian.
     """
 
     latent_dim: int
@@ -120,30 +129,30 @@ class NoiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        shape = (num_samples, x.shape[0])
-        noise = jax.random.normal(key, (*shape, self.noise_dim), x.dtype)
-        flat_noise = noise.reshape(-1, self.noise_dim)
+        keys, shape, dim = jax.random.split(key), (num_samples, x.shape[0]), self.latent_dim
+        noise = jax.random.normal(keys[0], (num_samples * x.shape[0], self.noise_dim), x.dtype)
         stages = len(downsampled_sizes(*x.shape[1:3]))
         h = nn.Conv(CONV_FEATURES[0], (5, 5), strides=2 if stages > 1 else 1)(2.0 * x - 1.0)
         h = jnp.broadcast_to(h[None], (num_samples, *h.shape)).reshape(-1, *h.shape[1:])
         for stage in range(1, max(stages, 2) + 1):
-            injected = nn.Dense(h.shape[-1], use_bias=False)(flat_noise)
+            injected = nn.Dense(h.shape[-1], use_bias=False)(noise)
             h = nn.gelu(h + injected[:, None, None, :])
             if stage < max(stages, 2):
                 features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
                 h = nn.Conv(features, (5, 5), strides=2 if stage + 1 < stages else 1)(h)
         h = nn.gelu(nn.Dense(self.width)(h.reshape(h.shape[0], -1)))
-        location, scale_tril = nn.Dense(self.latent_dim)(h), TriangularScale(self.latent_dim)(h)
-        z = location + jnp.einsum("bde,be->bd", scale_tril, flat_noise[:, : self.latent_dim])
-        return Encoding(z.reshape(*shape, self.latent_dim))
+        mean, scale_tril = nn.Dense(dim)(h), TriangularScale(dim)(h)
+        kernel = Kernel(mean.reshape(*shape, dim), scale_tril.reshape(*shape, dim, dim))
+        return Encoding(draw_kernel(keys[1], kernel), kernel=kernel)
 
 
 class Basis(nn.Module):
-    """`basis`: z = z₀(x) + Σₖ aₖ(x) ⊙ vₖ(εₖ), k = 1 … K (paper, section 6.2).
+    """`basis`: q(z|x, ε) = N(z₀(x) + A(x) v(ε), L(x) L(x)ᵀ), v one network of the noise alone.
 
-    Mean and full covariance of q(z|x) are linear algebra over the moments of the vₖ,
-    which do not depend on x: m = z₀ + Σ aₖ ⊙ E vₖ, C = Σ diag(aₖ) Cov(vₖ) diag(aₖ). The
-    moments of the vₖ are those of all the noise of the batch, or of `MOMENT_DRAWS`.
+    Mean and full covariance of q(z|x) are linear algebra over the moments of v, which do not
+    depend on x: m = z₀ + A E v, C = A Cov(v) Aᵀ + L Lᵀ. They are those of all the noise of the
+    batch, or of `MOMENT_DRAWS`. The M features are bounded, and so far from Gaussian. With
+    A(x) made of diagonal blocks this is the paper's (section 6.2).
     """
 
     trunk: Trunk
@@ -154,27 +163,21 @@ class Basis(nn.Module):
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
         h, location = self.trunk(x, score)
-        dim = location.shape[-1]
-        rows = num_samples * x.shape[0]
-        count = max(rows, MOMENT_DRAWS)
-        noise = jax.random.normal(key, (self.num_bases, count, self.noise_dim), x.dtype)
-        over_bases = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
-        hidden = nn.vmap(MLP, **over_bases)(self.basis_width, 2)(noise)
-        v = nn.vmap(nn.Dense, **over_bases)(dim)(jnp.concatenate([noise, hidden], -1))
-        mean_v = jnp.mean(v, axis=1)
-        centred = v - mean_v[:, None]
-        covariance_v = jnp.einsum("kmd,kme->kde", centred, centred) / (count - 1)
-
-        scale = INITIAL_SCALE / self.num_bases**0.5
-        amplitudes = nn.Dense(self.num_bases * dim, bias_init=nn.initializers.constant(scale))(
-            0.1 * h
-        )
-        a = amplitudes.reshape(-1, self.num_bases, dim)
-        v = v[:, :rows].reshape(self.num_bases, num_samples, x.shape[0], dim)
-        z = location[None] + jnp.einsum("bkd,ksbd->sbd", a, v)
-        mean = location + jnp.einsum("bkd,kd->bd", a, mean_v)
-        covariance = jnp.einsum("bkd,kde,bke->bde", a, covariance_v, a)
-        return Encoding(z, moments=Moments(mean, covariance), features=h)
+        keys, dim, rows = jax.random.split(key), location.shape[-1], num_samples * x.shape[0]
+        noise = jax.random.normal(keys[0], (max(rows, MOMENT_DRAWS), self.noise_dim), x.dtype)
+        v = nn.tanh(nn.Dense(self.num_bases)(MLP(self.basis_width, 2)(noise)))
+        mean_v, centred = jnp.mean(v, axis=0), v - jnp.mean(v, axis=0)[None]
+        covariance_v = jnp.einsum("nk,nl->kl", centred, centred) / (len(v) - 1)
+        amplitudes = nn.Dense(dim * self.num_bases, kernel_init=zeros)(h)
+        a = amplitudes.reshape(-1, dim, self.num_bases)
+        v = v[:rows].reshape(num_samples, x.shape[0], self.num_bases)
+        mean = location[None] + jnp.einsum("bdk,sbk->sbd", a, v)
+        scale_tril = TriangularScale(dim)(h)
+        kernel = Kernel(mean, scale_tril[None])
+        covariance = jnp.einsum("bdk,kl,bel->bde", a, covariance_v, a)
+        covariance = covariance + jnp.einsum("bdf,bef->bde", scale_tril, scale_tril)
+        moments = Moments(location + jnp.einsum("bdk,k->bd", a, mean_v), covariance)
+        return Encoding(draw_kernel(keys[1], kernel), moments, features=h, kernel=kernel)
 
 
 class GaussianEncoder(nn.Module):

@@ -6,6 +6,7 @@ from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.snapshot import take_snapshot
 from avb_jax.reporting.tables import (
+    bracket_line,
     comparison_table,
     evaluation_table,
     read_evaluation,
@@ -16,6 +17,7 @@ __all__ = [
     "MetricsWriter",
     "accuracy_line",
     "accuracy_table",
+    "bracket_line",
     "comparison_table",
     "draw_accuracy",
     "draw_figures",

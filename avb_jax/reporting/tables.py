@@ -15,7 +15,7 @@ KINDS = {
     "estimate": "~  (estimate)",
     "exact": "=  (exact)",
 }
-NOT_A_BOUND = "not a bound"
+NOT_A_BOUND, NOT_OF_LOG_P = "not a bound", "not of log p(x)"
 
 
 def write_evaluation(path: str | os.PathLike, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -63,8 +63,9 @@ def read_evaluation(path: str | os.PathLike) -> list[dict[str, Any]]:
 def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """One row for each entry, aligned plain text.
 
-    The kind says what the value is of log p(x): at most it (`>=`), at least it (`<=`), it (`=`),
-    or only near it (`~`), and then the remark says that it is not a bound.
+    The kind says what the quantity is of the value: at least it (`>=`), at most it (`<=`), it
+    (`=`), or only near it (`~`), and then the remark says that it is not a bound. A lower bound of
+    the ELBO is one of log p(x) too; an upper bound of it is none, as the remark says.
 
     Args:
         entries: as in `write_evaluation`.
@@ -89,6 +90,21 @@ def comparison_table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return _table(sorted(rows, key=lambda row: names.index(row.get("name"))), by_run=True)
 
 
+def bracket_line(entries: Sequence[Mapping[str, Any]], name: str = "elbo") -> str:
+    """Between which bounds a quantity lies, the highest lower and the lowest upper, and their gap.
+
+    Empty where there are not both of them.
+    """
+    bounds = [
+        [float(e["value"]) for e in entries if (e["name"], e["kind"]) == (name, kind)]
+        for kind in ("lower bound", "upper bound")
+    ]
+    if not all(bounds):
+        return ""
+    lower, upper = max(bounds[0]), min(bounds[1])
+    return f"{name} between {lower:.3f} and {upper:.3f} nats, a gap of {upper - lower:.3f}"
+
+
 def _table(entries: Sequence[Mapping[str, Any]], by_run: bool) -> str:
     for entry in entries:
         _check(entry, "entries")
@@ -96,12 +112,12 @@ def _table(entries: Sequence[Mapping[str, Any]], by_run: bool) -> str:
     columns = {
         "quantity": [entry["name"] for entry in entries],
         "run": [entry["run"] if by_run else "" for entry in entries],
-        "log p(x)": [KINDS[entry["kind"]] for entry in entries],
+        "is": [KINDS[entry["kind"]] for entry in entries],
         "nats": [_value(entry, decimals) for entry in entries],
         "images": [_number(entry.get("n"), 0) for entry in entries],
         "ESS": [_number(entry.get("effective_sample_size"), 1) for entry in entries],
         "pixels": [entry.get("binarization") or "" for entry in entries],
-        "remark": [NOT_A_BOUND if entry["kind"] == "estimate" else "" for entry in entries],
+        "remark": [_remark(entry) for entry in entries],
     }
     aligned = []
     for title, cells in columns.items():
@@ -111,6 +127,12 @@ def _table(entries: Sequence[Mapping[str, Any]], by_run: bool) -> str:
         justify = str.rjust if title in ("nats", "images", "ESS") else str.ljust
         aligned.append([justify(cell, width) for cell in (title, "-" * width, *cells)])
     return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+
+
+def _remark(entry: Mapping[str, Any]) -> str:
+    if entry["kind"] == "estimate":
+        return NOT_A_BOUND
+    return NOT_OF_LOG_P if (entry["name"], entry["kind"]) == ("elbo", "upper bound") else ""
 
 
 def _value(entry: Mapping[str, Any], decimals: int) -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 import avb_jax as avb
 from avb_jax.contrast import Contrast
 from avb_jax.densities import gaussian_log_prob
-from avb_jax.types import Encoding, Gaussian
+from avb_jax.types import Encoding, Gaussian, Kernel
 
 WEIGHT, NOISE = 1.3, 0.6
 X = np.linspace(-2.0, 2.5, 7, dtype=np.float32)[:, None]
@@ -81,3 +81,36 @@ def test_elbo_falls_short_by_the_kl_divergence():
     c, d = b * shift / VARIANCE, 0.5 * (1.0 - b**2 / VARIANCE)
     stderr = np.sqrt((c**2 + 2 * d**2) / draws)
     assert np.all(np.abs(value - (EXACT - kl)) < 5 * stderr + 1e-5)
+
+
+def test_an_implicit_posterior_has_an_estimate_and_a_bracket(monkeypatch):
+    """q(z|x) = N(a x, b²) again, now seen through its draws and its kernel alone."""
+    monkeypatch.setattr("avb_jax.evaluation.elbo.KERNELS", 2**12)
+    a, b, blur = 0.8 * SLOPE, 0.7 * VARIANCE**0.5, 0.5
+
+    def encode(params, key, x, num_samples):
+        keys = jax.random.split(key)
+        noise = [jax.random.normal(k, (num_samples, x.shape[0], 1)) for k in keys]
+        mean = (
+            params.encoder["a"] * x[None] + (1.0 - blur**2) ** 0.5 * params.encoder["b"] * noise[0]
+        )
+        scale = jnp.broadcast_to(blur * params.encoder["b"], (1, x.shape[0], 1, 1))
+        return Encoding(mean + scale[..., 0] * noise[1], kernel=Kernel(mean, scale))
+
+    implicit = model()._replace(
+        encode=encode, log_ratio=lambda params, view, z: jnp.zeros(z.shape[:2])
+    )
+    params = avb.Params({"a": jnp.float32(a), "b": jnp.float32(b)}, {}, {})
+    entries = avb.evaluation.evaluate(implicit, params, X, fit_steps=500, progress=False)
+    elbo = {e["kind"]: e["value"] for e in entries if e["name"] == "elbo"}
+    kl = {e["kind"]: e["value"] for e in entries if e["name"] == "kl_to_prior"}
+    shift = (a - SLOPE) * X[:, 0]
+    gap = 0.5 * ((b**2 + shift**2) / VARIANCE - 1.0 + np.log(VARIANCE / b**2))
+    truth = np.mean(EXACT - gap)
+    kl_truth = np.mean(0.5 * (b**2 + (a * X[:, 0]) ** 2 - 1.0) - np.log(b))
+    # 292 draws of each of 7 x; log p(x, z) − log q and log q − log p(z) spread by less than 1.
+    tolerance = 4.0 / (7 * 292) ** 0.5
+    assert elbo.keys() == {"estimate", "lower bound", "upper bound"}
+    assert elbo["estimate"] == pytest.approx(truth, abs=tolerance)
+    assert truth - tolerance < elbo["lower bound"] < elbo["upper bound"] < truth + tolerance
+    assert kl_truth - tolerance < kl["lower bound"] < kl["upper bound"] < kl_truth + tolerance

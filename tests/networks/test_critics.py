@@ -19,13 +19,19 @@ S, B, D = 6, 3, 2
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(B, 4, 3, 1)).astype(np.float32)
 Z = RNG.normal(size=(S, B, D)).astype(np.float32)
+GAIN = RNG.normal(size=(S, B), scale=5.0).astype(np.float32)
 
 
 def build(name: str, width: int = 16, trunk_width: int = 16, depth: int = 2) -> nn.Module:
     sizes = {"width": width, "depth": depth, "trunk_width": trunk_width, "trunk_depth": depth}
     if name == "inner-product":
         return InnerProductCritic(**sizes)
-    return ResidualCritic(**sizes, conditional=name == "residual")
+    return ResidualCritic(**sizes, conditional=name != "unconditional")
+
+
+def told(name: str) -> tuple:
+    """What that critic is given beside x and z."""
+    return (GAIN,) if name == "informed" else ()
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -34,8 +40,9 @@ def test_a_fresh_critic_is_exactly_zero(name):
 
     @jax.jit
     def fresh(key):
-        s, params = critic.init_with_output(key, X, Z)
-        return s, jax.grad(lambda p: jnp.sum(jnp.sin(Z[..., 0]) * critic.apply(p, X, Z)))(params)
+        s, params = critic.init_with_output(key, X, Z, *told(name))
+        total = lambda p: jnp.sum(jnp.sin(Z[..., 0]) * critic.apply(p, X, Z, *told(name)))  # noqa: E731
+        return s, jax.grad(total)(params)
 
     s, gradient = fresh(jax.random.key(0))
     assert s.shape == (S, B) and s.dtype == np.float32
@@ -47,12 +54,12 @@ def test_a_fresh_critic_is_exactly_zero(name):
 @pytest.mark.parametrize("name", CRITICS)
 def test_only_a_conditional_critic_depends_on_x(name, random_params):
     critic = build(name)
-    params = random_params(critic, X, Z)
+    params = random_params(critic, X, Z, *told(name))
     apply = jax.jit(critic.apply)
-    before = np.asarray(apply(params, X, Z))
+    before = np.asarray(apply(params, X, Z, *told(name)))
     changed = X.copy()
     changed[1] = 1.0 - changed[1]
-    after = np.asarray(apply(params, changed, Z))
+    after = np.asarray(apply(params, changed, Z, *told(name)))
     np.testing.assert_allclose(after[:, [0, 2]], before[:, [0, 2]], rtol=1e-5, atol=1e-6)
     if name == "unconditional":
         np.testing.assert_array_equal(after, before)
@@ -63,12 +70,12 @@ def test_only_a_conditional_critic_depends_on_x(name, random_params):
 @pytest.mark.parametrize("name", CRITICS)
 def test_each_value_depends_on_its_own_draw_alone(name, random_params):
     critic = build(name)
-    params = random_params(critic, X, Z)
+    params = random_params(critic, X, Z, *told(name))
     apply = jax.jit(critic.apply)
-    before = np.asarray(apply(params, X, Z))
+    before = np.asarray(apply(params, X, Z, *told(name)))
     moved = Z.copy()
     moved[2, 1] += 0.5
-    difference = np.abs(np.asarray(apply(params, X, moved)) - before)
+    difference = np.abs(np.asarray(apply(params, X, moved, *told(name))) - before)
     assert difference[2, 1] > 1e-3
     difference[2, 1] = 0.0
     assert np.max(difference) < 1e-5
@@ -79,13 +86,28 @@ def test_gradient_reaches_every_parameter_in_the_dtype_of_x(name, random_params)
     critic = build(name)
     with jax.enable_x64(True):
         x, z = X.astype(np.float64), Z.astype(np.float64)
-        params = jax.tree.map(lambda p: p.astype(np.float64), random_params(critic, X, Z))
-        total = lambda p: jnp.sum(jnp.sin(critic.apply(p, x, z)))  # noqa: E731
+        params = jax.tree.map(
+            lambda p: p.astype(np.float64), random_params(critic, X, Z, *told(name))
+        )
+        total = lambda p: jnp.sum(jnp.sin(critic.apply(p, x, z, *map(np.float64, told(name)))))  # noqa: E731
         value, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert value.dtype == np.float64
     for leaf in jax.tree.leaves(gradient):
         assert leaf.dtype == np.float64 and np.all(np.isfinite(leaf))
         assert np.max(np.abs(leaf)) > 1e-6
+
+
+def test_an_informed_critic_depends_on_the_gain_of_each_draw(random_params):
+    """Through arcsinh: a gain of a thousand nats is a number like others."""
+    critic = build("informed")
+    params = random_params(critic, X, Z, GAIN)
+    apply = jax.jit(critic.apply)
+    raised = GAIN.copy()
+    raised[1, 2] -= 1000.0
+    difference = np.abs(np.asarray(apply(params, X, Z, raised) - apply(params, X, Z, GAIN)))
+    assert 1e-2 < difference[1, 2] < 100.0
+    difference[1, 2] = 0.0
+    assert np.max(difference) == 0.0
 
 
 @pytest.mark.parametrize("name", ["residual", "inner-product"])

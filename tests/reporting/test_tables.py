@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avb_jax.reporting import (
+    bracket_line,
     comparison_table,
     evaluation_table,
     read_evaluation,
@@ -30,13 +31,27 @@ REVERSE = {"name": "reverse AIS", "kind": "upper bound", "value": -96.0, "stderr
 
 def test_the_table_says_which_way_each_bound_goes():
     assert evaluation_table([IMPORTANCE, CRITIC, EXACT, REVERSE]).splitlines() == [
-        "quantity             log p(x)                   nats  images   ESS  pixels   remark",
+        "quantity             is                         nats  images   ESS  pixels   remark",
         "-------------------  ----------------  -------------  ------  ----  -------  -----------",
         "importance sampling  >= (lower bound)  -97.12 ± 0.35  10,000  63.2  dynamic",
         "critic's ELBO        ~  (estimate)     -96.50 ± 0.40  10,000                 not a bound",
         "quadrature           =  (exact)        -97.01            500",
         "reverse AIS          <= (upper bound)  -96.00 ± 0.50     500",
     ]
+
+
+def test_the_bracket_is_between_the_highest_lower_and_the_lowest_upper_bound():
+    """Of that name alone; one side alone is no bracket."""
+    values = {"lower bound": (-3.0, -2.5), "upper bound": (-1.0, -2.25), "estimate": (-2.3,)}
+    entries = [
+        {"name": "elbo", "kind": kind, "value": v} for kind, vs in values.items() for v in vs
+    ]
+    others = [{**entry, "name": "kl_to_prior", "value": -2.4} for entry in entries]
+    line = "elbo between -2.500 and -2.250 nats, a gap of 0.250"
+    assert bracket_line(entries + others) == line
+    assert bracket_line(entries[:2]) == ""
+    table = evaluation_table(entries).splitlines()
+    assert all(row.endswith("not of log p(x)") == ("upper" in row) for row in table)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,207 @@
+"""The ELBO: by a critic, trained or fitted to a frozen q, by a bracket, and on a grid."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from avb_jax.critic_fit import CriticFit, fit_critic
+from avb_jax.evaluation.bracket import Bracket, elbo_bracket
+from avb_jax.evaluation.importance import padded_batches
+from avb_jax.evaluation.quadrature import quadrature_elbo
+from avb_jax.types import Array, Key, Tree, View
+
+ELBO_SAMPLES = 16  # draws of q per data point
+IMAGES = 1000  # whose posteriors are fitted, and bracketed
+GRID_IMAGES = 20  # the same, where they are put on a grid too
+DRAWS = 2048  # of q, over all images; at least 32 and at most 512 for each
+GRID_KERNELS = 2**24  # over all of them
+KERNELS = 2**22  # over all images; at least 4096 and at most 2^20 for each
+ROWS = 512  # draws on the device at once
+
+Entry = dict[str, Any]  # of evaluation.json
+
+
+@partial(jax.jit, static_argnames=("model", "num_samples"))
+def elbo_estimate(
+    model: Any, params: Tree, key: Key, x: Array, num_samples: int = ELBO_SAMPLES
+) -> Array:
+    """E_q[log p(x, z) − log q̂(z|x)], [B] nats, from S draws for each x (paper, equation 2.2).
+
+    A lower bound of log p(x) in expectation for an explicit encoder. For an implicit one it
+    is the critic's estimate and no bound: a critic underestimates log q, so it flatters.
+    """
+    key_z, key_q = jax.random.split(key)
+    z = model.sample_posterior(params, key_z, x, num_samples)
+    log_q = model.log_posterior_estimate(params, key_q, x, z)
+    return jnp.mean(model.log_joint(params, x, z) - log_q, axis=0)
+
+
+def fit_posterior(
+    model: Any, params: Tree, key: Key, x: Array, *, max_steps: int, progress: bool = False
+) -> CriticFit:
+    """`fit_critic` on q(z|x) of a frozen encoder, over these x.
+
+    Args:
+        model: see `avb_jax.Model`.
+        params: its parameters.
+        key: the same key gives the same fit.
+        x: [n, ...], the data points whose posteriors are fitted together.
+        max_steps: see `fit_critic`.
+        progress: whether to show a bar.
+    """
+
+    def context(x):
+        return View(x, model.encode(params, jax.random.key(0), x, 1).features, None).context
+
+    return fit_critic(
+        key,
+        lambda key, x: model.sample_posterior(params, key, x, 1)[0],
+        model.latent_dim,
+        x=jnp.asarray(x),
+        context=jax.jit(context),
+        max_steps=max_steps,
+        progress=progress,
+    )
+
+
+def fitted_elbo(
+    model: Any, params: Tree, key: Key, x: Array, fit: CriticFit, num_samples: int = ELBO_SAMPLES
+) -> Array:
+    """`elbo_estimate` by a fitted critic: [B] nats, an estimate and no bound.
+
+    Its mean over the x of the fit, plus `reference_mean_ratio` − 1 of the fit's calibration, is
+    an upper bound of their mean ELBO in expectation (`Calibration.kl_lower_bound`).
+    """
+    x = jnp.asarray(x)
+    z = model.sample_posterior(params, key, x, num_samples)
+    log_q = jnp.stack([fit.log_density(x, draw) for draw in z])
+    return jnp.mean(model.log_joint(params, x, z) - log_q, axis=0)
+
+
+def summarise(values: np.ndarray) -> Entry:
+    """Mean over data points, and its standard error over them."""
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) if values.size > 1 else 0.0
+    return {
+        "value": float(values.mean()),
+        "stderr": float(spread / np.sqrt(values.size)),
+        "n": int(values.size),
+    }
+
+
+def in_batches(function, images: Any, batch_size: int) -> np.ndarray:
+    """function(index [B], x) -> [B] over all images."""
+    values = [
+        np.asarray(function(index, images[index]))[:valid]
+        for index, valid in padded_batches(len(images), batch_size)
+    ]
+    return np.concatenate(values)
+
+
+def elbo_of_model(model: Any, params: Tree, key: Key, images: Any, batch_size: int) -> list[Entry]:
+    """By the model's own log q: exact for an explicit encoder, else its trained critic's."""
+
+    def estimate(index, x):
+        return elbo_estimate(model, params, jax.random.fold_in(key, int(index[0])), x)
+
+    entry = {
+        "name": "elbo",
+        "kind": "lower bound" if model.log_ratio is None else "estimate",
+        **summarise(in_batches(estimate, images, batch_size)),
+        "num_samples": ELBO_SAMPLES,
+    }
+    return [entry]
+
+
+def elbo_of_implicit(
+    model: Any, params: Tree, keys: Key, images: Any, *, batch_size: int, fit_steps: int, progress
+) -> list[Callable[[], list[Entry]]]:
+    """What tells the ELBO of an implicit encoder, each a function that returns entries.
+
+    They are of the first `IMAGES` images: `elbo` as an estimate and an upper bound by a fitted
+    critic; `elbo` and `kl_to_prior` as lower and upper bounds where the encoder has a kernel; and,
+    for `GRID_IMAGES` alone, `elbo` as exact where D = 2 and a grid can hold q.
+    """
+    shapes = jax.eval_shape(
+        lambda: model.encode(params, keys[0], jnp.asarray(images[np.arange(1)]), 2)
+    )
+    kernel = shapes.kernel
+    on_grid = kernel is not None and model.latent_dim == 2 and len(kernel.scale_tril) == 1
+    x = images[np.arange(min(GRID_IMAGES if on_grid else IMAGES, len(images)))]
+    if fit_steps:
+        methods = [partial(_by_fit, model, params, keys[0], x, batch_size, fit_steps, progress)]
+    else:
+        methods = [partial(elbo_of_model, model, params, keys[0], x, batch_size)]
+    if kernel is not None:
+        methods.append(partial(_by_bracket, model, params, keys[1], x, progress))
+    if on_grid:
+        methods.append(partial(_by_grid, model, params, keys[2], x))
+    return methods
+
+
+def _draws(x: Array) -> int:
+    """Draws of q for each x: more of them where there are few x."""
+    return int(np.clip(DRAWS // len(x), 32, 512))
+
+
+def _by_fit(
+    model: Any, params: Tree, key: Key, x: Array, batch_size: int, max_steps: int, progress: bool
+) -> list[Entry]:
+    key_fit, key_draws = jax.random.split(key)
+    fit = fit_posterior(model, params, key_fit, x, max_steps=max_steps, progress=progress)
+    draws = _draws(x)
+
+    def estimate(index, x):
+        key = jax.random.fold_in(key_draws, int(index[0]))
+        return fitted_elbo(model, params, key, x, fit, num_samples=draws)
+
+    found = summarise(in_batches(estimate, x, batch_size))
+    excess = fit.calibration.reference_mean_ratio - 1.0
+    error = math.hypot(found["stderr"], fit.calibration.reference_mean_ratio_stderr)
+    common = {
+        "name": "elbo",
+        **found,
+        "method": "critic fitted to the frozen posterior",
+        "num_samples": draws,
+        "calibration": fit.calibration._asdict(),
+    }
+    return [
+        {**common, "kind": "estimate"},
+        {**common, "kind": "upper bound", "value": found["value"] + excess, "stderr": error},
+    ]
+
+
+def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
+    kernels = 2 ** int(np.log2(GRID_KERNELS // len(x)))
+    values = quadrature_elbo(model, params, key, jnp.asarray(x), num_kernels=kernels)
+    counts = {"num_kernels": kernels, **summarise(values)}
+    return [{"name": "elbo", "kind": "exact", "method": "q(z|x) on a grid of z", **counts}]
+
+
+def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
+    draws = _draws(x)
+    kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**20)))
+    counts, parts = {"num_samples": draws, "num_kernels": kernels}, []
+    with tqdm(total=len(x), unit=" images", disable=not progress) as bar:
+        for index, valid in padded_batches(len(x), max(1, ROWS // draws)):
+            key_batch = jax.random.fold_in(key, int(index[0]))
+            found = elbo_bracket(model, params, key_batch, x[index], **counts)
+            parts.append([np.asarray(values)[:valid] for values in found])
+            bar.update(valid)
+    means = Bracket(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    bounds = [
+        ("elbo", "lower bound", means.elbo_lower),
+        ("elbo", "upper bound", means.elbo_upper),
+        ("kl_to_prior", "lower bound", means.kl_lower),
+        ("kl_to_prior", "upper bound", means.kl_upper),
+    ]
+    return [
+        {"name": name, "kind": kind, **summarise(values), "method": "semi-implicit", **counts}
+        for name, kind, values in bounds
+    ]

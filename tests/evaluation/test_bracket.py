@@ -1,0 +1,129 @@
+"""The bracket of E_q[log q], and q on a grid, against semi-implicit posteriors of known entropy."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import avb_jax as avb
+from avb_jax.densities import LOG_2PI, log_prior
+from avb_jax.evaluation import elbo_bracket, quadrature_elbo
+
+D = 2
+X = np.linspace(-1.0, 1.0, 40, dtype=np.float32)[:, None] * np.ones((1, D), np.float32)
+FACTOR = np.array([[0.5, 0.0], [0.2, 0.4]], np.float32)
+SIGMAS = 5.0  # tolerated standard errors, at a fixed seed
+
+
+class Linear(NamedTuple):
+    """q(z|x, ε) = N(x + A ε, τ² I), so that q(z|x) = N(x, A Aᵀ + τ² I); log p(x, z) is made up.
+
+    `per_draw`: the kernel's scale comes once for each draw rather than once for all.
+    """
+
+    per_draw: bool = False
+    latent_dim: int = D
+
+    def encode(self, params, key, x, num_samples):
+        key_noise, key_kernel = jax.random.split(key)
+        noise = jax.random.normal(key_noise, (num_samples, *x.shape))
+        mean = x[None] + jnp.einsum("de,sbe->sbd", params["factor"], noise)
+        count = num_samples if self.per_draw else 1
+        scale = jnp.broadcast_to(params["blur"] * jnp.eye(D), (count, *x.shape, D))
+        z = mean + params["blur"] * jax.random.normal(key_kernel, mean.shape)
+        return avb.Encoding(z, kernel=avb.Kernel(mean, scale))
+
+    def log_joint(self, params, x, z):
+        del params
+        return log_prior(z) - jnp.sum(jnp.square(z - x[None]), axis=-1)
+
+
+def exact(params):
+    """(E_q[log q], E_q[log p(x, z)], E_q[log p(z)]), means over X."""
+    covariance = params["factor"] @ params["factor"].T + params["blur"] ** 2 * jnp.eye(D)
+    log_q = -0.5 * (D * (1.0 + LOG_2PI) + jnp.linalg.slogdet(covariance)[1])
+    of_prior = -0.5 * (jnp.trace(covariance) + D * LOG_2PI + jnp.mean(jnp.sum(X**2, -1)))
+    return log_q, of_prior - jnp.trace(covariance), of_prior
+
+
+def make_params(blur=0.3):
+    return {"factor": jnp.asarray(FACTOR), "blur": jnp.float32(blur)}
+
+
+@pytest.mark.parametrize("per_draw", [False, True])
+def test_many_kernels_close_the_bracket_on_the_truth(per_draw, key):
+    """Value and gradient in τ, each within SIGMAS standard errors over the x."""
+    params = make_params()
+    model = Linear(per_draw)
+
+    def mean_bound(blur, name):
+        found = elbo_bracket(
+            model, {**params, "blur": blur}, key, X, num_samples=16, num_kernels=2048
+        )
+        return getattr(found, name)
+
+    log_q, log_joint, of_prior = exact(params)
+    for name, truth in (
+        ("elbo_lower", log_joint - log_q),
+        ("elbo_upper", log_joint - log_q),
+        ("kl_lower", log_q - of_prior),
+        ("kl_upper", log_q - of_prior),
+    ):
+        values = np.asarray(mean_bound(params["blur"], name))
+        assert abs(values.mean() - truth) < SIGMAS * values.std() / len(X) ** 0.5
+    gradients = np.asarray(jax.jacobian(mean_bound)(params["blur"], "elbo_lower"))
+    truth = jax.grad(lambda blur: _elbo({**params, "blur": blur}))(params["blur"])
+    assert abs(gradients.mean() - truth) < SIGMAS * gradients.std() / len(X) ** 0.5
+
+
+def _elbo(params):
+    log_q, log_joint, _ = exact(params)
+    return log_joint - log_q
+
+
+def test_few_kernels_leave_the_truth_inside(key):
+    """With 8 of them both bounds are far off, each on its own side."""
+    params = make_params()
+    found = elbo_bracket(Linear(), params, key, X, num_samples=16, num_kernels=8)
+    elbo = float(_elbo(params))
+    assert np.mean(found.elbo_lower) < elbo - 0.1 and np.mean(found.elbo_upper) > elbo + 0.1
+    np.testing.assert_allclose(
+        found.elbo_upper - found.elbo_lower, found.kl_upper - found.kl_lower, rtol=1e-4
+    )
+
+
+def test_an_encoder_without_a_kernel_is_refused(key):
+    class Bare(Linear):
+        def encode(self, *args):
+            return super().encode(*args)._replace(kernel=None)
+
+    with pytest.raises(ValueError, match="offers no kernel"):
+        elbo_bracket(Bare(), make_params(), key, X)
+    with pytest.raises(ValueError, match="num_kernels was 1500; allowed is a multiple of 1024"):
+        elbo_bracket(Linear(), make_params(), key, X, num_kernels=1500)
+
+
+@pytest.mark.parametrize("blur", [0.3, 0.02])
+def test_the_elbo_on_a_grid_is_the_closed_form(blur, key):
+    """Within SIGMAS standard errors of its mean over draws, and the bias that the grid allows."""
+    params, draws, x = make_params(blur), 2**13, jnp.asarray(X[::20])
+    values = quadrature_elbo(Linear(), params, key, x, num_kernels=2**18, num_samples=draws)
+    covariance = FACTOR @ FACTOR.T + blur**2 * np.eye(D)
+    log_q = -0.5 * (D * (1.0 + LOG_2PI) + np.linalg.slogdet(covariance)[1])
+    for value, centre in zip(values, np.asarray(x), strict=True):
+        trace = np.trace(covariance)
+        log_joint = -0.5 * (trace + centre @ centre + D * LOG_2PI) - trace
+        # log p(x, z) − log q is quadratic in z: zᵀ A z + bᵀ z, of variance 2 tr(A C A C) + bᵀ C b.
+        matrix = 0.5 * np.linalg.inv(covariance) - 1.5 * np.eye(D)
+        product = matrix @ covariance
+        variance = 2.0 * np.trace(product @ product) + centre @ covariance @ centre
+        assert abs(value - (log_joint - log_q)) < SIGMAS * (variance / draws) ** 0.5 + 2e-3
+
+
+def test_what_no_grid_can_hold_is_refused(key):
+    with pytest.raises(ValueError, match="latent_dim was 3; allowed is 2"):
+        quadrature_elbo(Linear(latent_dim=3), make_params(), key, X)
+    with pytest.raises(ValueError, match="not one scale for each x"):
+        quadrature_elbo(Linear(per_draw=True), make_params(), key, jnp.asarray(X))
