@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--width=16 --critic_width=16 --critic_depth=1 --critic_trunk_width=16 --head_width=16 "
-    "--num_steps=30 --steps_per_call=10 --latent_dim=2"
+    "--num_steps=30 --steps_per_call=10 --latent_dim=3"
 ).split()
 BRIEF = "--evaluation_samples=20 --evaluation_images=40 --critic_fit_steps=0".split()
 
@@ -50,15 +50,13 @@ def test_training_prints_a_table_and_leaves_everything(trained):
     kinds = {(entry["name"], entry["kind"]) for entry in entries}
     assert kinds == {
         ("log_likelihood", "lower bound"),
-        ("log_likelihood", "exact"),
         ("elbo", "estimate"),
         ("elbo", "lower bound"),
         ("elbo", "upper bound"),
-        ("elbo", "exact"),
         ("kl_to_prior", "lower bound"),
         ("kl_to_prior", "upper bound"),
     }
-    assert all(entry["binarization"] == "dynamic" and entry["n"] in (20, 40) for entry in entries)
+    assert all(entry["binarization"] == "dynamic" and entry["n"] == 40 for entry in entries)
     assert (workdir / "gaussian" / "evaluation.json").exists()
 
 
@@ -76,7 +74,7 @@ def test_sampling_writes_images(trained, cache):
     result = command(cache, "sample", f"--workdir={workdir}", "--num_samples=5")
     assert result.returncode == 0, result.stderr
     with np.load(workdir / "samples.npz") as file:
-        assert file["images"].shape == (5, 8, 8, 1) and file["z"].shape == (5, 2)
+        assert file["images"].shape == (5, 8, 8, 1) and file["z"].shape == (5, 3)
         assert 0.0 <= file["images"].min() and file["images"].max() <= 1.0
     assert (workdir / "samples.png").exists()
 
