@@ -82,11 +82,9 @@ class Config:
         "from the draws, else 1)",
         at_least=1,
     )
-    decoder_samples: int | None = _option(
-        None,
-        "of the S draws, how many the decoder and the critic see (unset: 4, and 1 for an explicit "
-        "encoder)",
-        at_least=1,
+    decoder_samples: int = _option(1, "of the S draws, how many are decoded", at_least=1)
+    critic_samples: int | None = _option(
+        None, "of the S draws, how many the critic sees (unset: all)", at_least=1
     )
     critic: str = _option(
         "residual", "network of s(x, z); `informed` is told log p(x|z)", choices=CRITICS
@@ -158,11 +156,12 @@ class Config:
                 f"num_samples was {self.samples}; {self.covariance} moments of the draws in "
                 f"latent_dim {self.latent_dim} need at least {self._least_samples()}"
             )
-        if self.decoded > self.samples:
-            raise ValueError(
-                f"decoder_samples was {self.decoder_samples}; allowed is up to num_samples, "
-                f"here {self.samples}"
-            )
+        for name in ("decoder_samples", "critic_samples"):
+            if (getattr(self, name) or 1) > self.samples:
+                raise ValueError(
+                    f"{name} was {getattr(self, name)}; allowed is up to num_samples, here "
+                    f"{self.samples}"
+                )
 
     def _least_samples(self) -> int:
         if not self.moments_from_draws:
@@ -201,15 +200,7 @@ class Config:
         """S, draws of q for each data point of a step."""
         if self.num_samples is not None:
             return self.num_samples
-        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoded
-
-    @property
-    def decoded(self) -> int:
-        """Of the S draws, how many the decoder and the critic see."""
-        if self.decoder_samples is not None:
-            return self.decoder_samples
-        most = 1 if self.explicit else 4
-        return most if self.num_samples is None else min(most, self.num_samples)
+        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoder_samples
 
     def to_json(self) -> str:
         """Every field, as JSON."""

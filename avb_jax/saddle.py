@@ -78,7 +78,7 @@ class Players(NamedTuple):
         Apart, so that the encoder's pull-back leaves r out; what the critic computes of the
         view alone, XLA finds in both and computes once.
         """
-        seen, params = slice(self.config.decoded), params._replace(critic=psi)
+        seen, params = slice(self.config.critic_samples), params._replace(critic=psi)
         return tuple(self.model.log_ratio(params, view, z[seen]) for z in (z_q, z_r))
 
     def minus_log_contrast(self, draws: Draws) -> Array:
@@ -101,7 +101,7 @@ class Players(NamedTuple):
 
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
-        outputs = self.model.decode(theta, draws.z[: self.config.decoded])
+        outputs = self.model.decode(theta, draws.z[: self.config.decoder_samples])
         reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
         if self.model.log_ratio is None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))

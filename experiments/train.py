@@ -32,7 +32,8 @@ def main() -> None:
             refinements=None,
             contrast=None,
             num_samples=None,
-            decoder_samples=None,
+            decoder_samples=1,
+            critic_samples=None,
         )
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 

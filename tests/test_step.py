@@ -60,7 +60,7 @@ def separate_losses(model, config, key, x):
     _, key_q, key_r, _ = jax.random.split(key, 4)
     as_written = config.critic_loss == "exp_as_written"
     analytic = config.contrast_name == "moments" and not as_written
-    dim, seen = config.latent_dim, config.decoded
+    dim, seen = config.latent_dim, config.critic_samples
 
     def draw(phi, theta, psi):
         held = jax.lax.stop_gradient(theta)  # the encoder consults the decoder as it is
@@ -83,7 +83,7 @@ def separate_losses(model, config, key, x):
             entropy = jnp.mean(scale) + 0.5 * dim * (1.0 + jnp.log(2.0 * jnp.pi))
         else:
             entropy = -jnp.mean(log_r(z_tilde, scale))
-        z = encoding.z[:seen]
+        z = encoding.z[: config.decoder_samples]
         reconstruction = jnp.mean(model.log_likelihood(model.decode(theta, z), x))
         return -(reconstruction + jnp.mean(log_prior(encoding.z)) + entropy - jnp.mean(s))
 
