@@ -110,7 +110,7 @@ class Players(NamedTuple):
 
 
 class Linearisation(NamedTuple):
-    """The critic at one ψ: s at the draws of q and of r, [S, B] each, and their pull-back."""
+    """The critic at one ψ: s at the draws of q and of r, [K, B] each, and their pull-back."""
 
     s: tuple[Array, Array]
     pull: Callable[[tuple[Array, Array]], tuple[Tree, Array]]

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from avb_jax.critic_fit import CriticFit, fit_critic
-from avb_jax.evaluation.bracket import Bracket, elbo_bracket
+from avb_jax.evaluation.bracket import elbo_bracket
 from avb_jax.evaluation.importance import padded_batches
 from avb_jax.evaluation.quadrature import quadrature_elbo
 from avb_jax.types import Array, Key, Tree, View
@@ -80,7 +80,7 @@ def fitted_elbo(
     """
     x = jnp.asarray(x)
     z = model.sample_posterior(params, key, x, num_samples)
-    log_q = jnp.stack([fit.log_density(x, draw) for draw in z])
+    log_q = jax.vmap(fit.log_density, (None, 0))(x, z)
     return jnp.mean(model.log_joint(params, x, z) - log_q, axis=0)
 
 
@@ -95,13 +95,15 @@ def summarise(values: np.ndarray) -> Entry:
     }
 
 
-def in_batches(function, images: Any, batch_size: int) -> np.ndarray:
-    """function(index [B], x) -> [B] over all images."""
-    values = [
-        np.asarray(function(index, images[index]))[:valid]
-        for index, valid in padded_batches(len(images), batch_size)
-    ]
-    return np.concatenate(values)
+def in_batches(function, images: Any, batch_size: int, progress: bool = False) -> Tree:
+    """function(index [B], x) -> a tree of [B], over all images."""
+    parts = []
+    with tqdm(total=len(images), unit=" images", disable=not progress) as bar:
+        for index, valid in padded_batches(len(images), batch_size):
+            found = function(index, images[index])
+            parts.append(jax.tree.map(lambda a, n=valid: np.asarray(a)[:n], found))
+            bar.update(valid)
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 
 
 def elbo_of_model(model: Any, params: Tree, key: Key, images: Any, batch_size: int) -> list[Entry]:
@@ -128,10 +130,8 @@ def elbo_of_implicit(
     critic; `elbo` and `kl_to_prior` as lower and upper bounds where the encoder has a kernel; and,
     for `GRID_IMAGES` alone, `elbo` as exact where D = 2 and a grid can hold q.
     """
-    shapes = jax.eval_shape(
-        lambda: model.encode(params, keys[0], jnp.asarray(images[np.arange(1)]), 2)
-    )
-    kernel = shapes.kernel
+    one = jnp.asarray(images[np.arange(1)])
+    kernel = jax.eval_shape(lambda: model.encode(params, keys[0], one, 2)).kernel
     on_grid = kernel is not None and model.latent_dim == 2 and len(kernel.scale_tril) == 1
     x = images[np.arange(min(GRID_IMAGES if on_grid else IMAGES, len(images)))]
     if fit_steps:
@@ -187,14 +187,12 @@ def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
 def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
     draws = _draws(x)
     kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**20)))
-    counts, parts = {"num_samples": draws, "num_kernels": kernels}, []
-    with tqdm(total=len(x), unit=" images", disable=not progress) as bar:
-        for index, valid in padded_batches(len(x), max(1, ROWS // draws)):
-            key_batch = jax.random.fold_in(key, int(index[0]))
-            found = elbo_bracket(model, params, key_batch, x[index], **counts)
-            parts.append([np.asarray(values)[:valid] for values in found])
-            bar.update(valid)
-    means = Bracket(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    counts = {"num_samples": draws, "num_kernels": kernels}
+
+    def of_batch(index, x):
+        return elbo_bracket(model, params, jax.random.fold_in(key, int(index[0])), x, **counts)
+
+    means = in_batches(of_batch, x, max(1, ROWS // draws), progress)
     bounds = [
         ("elbo", "lower bound", means.elbo_lower),
         ("elbo", "upper bound", means.elbo_upper),
