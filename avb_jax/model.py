@@ -106,12 +106,13 @@ def _build_encoder(config: Config):
     dim, noise = config.latent_dim, config.noise
     if config.encoder == "noise-conv":
         return encoders.NoiseConv(dim, noise, config.width)
-    trunk = encoders.Trunk(dim, config.width, config.depth, config.refinement_steps)
+    full = config.encoder != "gaussian"
+    trunk = encoders.Trunk(dim, config.width, config.depth, config.refinement_steps, full=full)
     if config.encoder == "noise-mlp":
         return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth)
     if config.encoder == "basis":
         return encoders.Basis(trunk, noise, config.num_bases)
-    return encoders.GaussianEncoder(trunk, full=config.encoder == "gaussian-full")
+    return encoders.GaussianEncoder(trunk)
 
 
 def _build_decoder(config: Config, event_shape: tuple[int, int, int]):

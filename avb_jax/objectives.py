@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from avb_jax.config import CRITIC_LOSSES
 from avb_jax.densities import LOG_2PI
-from avb_jax.types import Array, Gaussian
+from avb_jax.types import Array, Gaussian, Moments
 
 
 def critic_loss(name: str, s_q: Array, s_r: Array) -> Array:
@@ -74,6 +74,13 @@ def kl_to_prior(q: Gaussian) -> Array:
         jnp.square(q.mean), axis=-1
     )
     return 0.5 * (squares - q.mean.shape[-1]) - jnp.sum(jnp.log(diagonal), axis=-1)
+
+
+def cross_entropy_to_prior(q: Moments) -> Array:
+    """−E_q log N(z; 0, I) of any q with these moments, nats: [B]."""
+    trace = jnp.trace(q.covariance, axis1=-2, axis2=-1)
+    squares = jnp.sum(jnp.square(q.mean), axis=-1) + trace
+    return 0.5 * (squares + q.mean.shape[-1] * LOG_2PI)
 
 
 def balance(s_q: Array, s_r: Array) -> Array:

@@ -23,6 +23,9 @@ class Draws(NamedTuple):
 
     Attributes:
         z: [S, B, D].
+        decoded: [K, B, D], those that are decoded, half of them mirrored where q offers that: what
+            is odd in the noise of the gradient then cancels.
+        cross_entropy: −log p(z) in nats, [S, B], or [1, B], its mean where the moments tell it.
         z_tilde: [S, B, D], z in the contrast's coordinates.
         log_scale: [B], ½ log|C| of the contrast, nats.
         density: q itself, where it is Gaussian; else None.
@@ -30,6 +33,8 @@ class Draws(NamedTuple):
     """
 
     z: Array
+    decoded: Array
+    cross_entropy: Array
     z_tilde: Array
     log_scale: Array
     density: Gaussian | None
@@ -46,6 +51,11 @@ class Players(NamedTuple):
     def as_written(self) -> bool:
         return self.config.critic_loss == "exp_as_written"
 
+    @property
+    def by_moments(self) -> bool:
+        """Whether the entropy is that of the contrast's moments, less what the critic finds."""
+        return self.model.contrast.name == "moments" and not self.as_written
+
     def draw(self, phi: Tree, params: Params, key: Key, x: Array) -> tuple[Draws, Encoding]:
         """Draws of q(z|x), differentiable in φ, also through the standardisation.
 
@@ -55,17 +65,27 @@ class Players(NamedTuple):
         model = self.model
         held = jax.lax.stop_gradient(params)
         encoding = model.encode(held._replace(encoder=phi), key, x, self.config.samples)
+        decoded, z = self._decoded(encoding), encoding.z
         if model.log_ratio is None:
-            zero = jnp.zeros(x.shape[0], encoding.z.dtype)
-            return Draws(encoding.z, encoding.z, zero, encoding.density, None), encoding
+            zero = jnp.zeros(x.shape[0], z.dtype)
+            return Draws(z, decoded, zero[None], z, zero, encoding.density, None), encoding
         reference = model.contrast.reference(params.critic, x, encoding)
         if self.as_written:  # there q moves through z alone
             reference = jax.lax.stop_gradient(reference)
-        log_scale = contrasts.log_scale(reference, encoding.z)
-        log_scale = log_scale - model.contrast.log_scale_bias(encoding)
-        z_tilde = contrasts.whiten(encoding.z, reference)
+        log_scale = contrasts.log_scale(reference, z) - model.contrast.log_scale_bias(encoding)
+        cross_entropy = -log_prior(z)
+        if self.by_moments and encoding.moments is not None:
+            cross_entropy = objectives.cross_entropy_to_prior(encoding.moments)[None]
+        z_tilde = contrasts.whiten(z, reference)
         view = jax.lax.stop_gradient(View(x, encoding.features, reference))
-        return Draws(encoding.z, z_tilde, log_scale, None, view), encoding
+        return Draws(z, decoded, cross_entropy, z_tilde, log_scale, None, view), encoding
+
+    def _decoded(self, encoding: Encoding) -> Array:
+        count = self.config.decoder_samples
+        if encoding.mirror is None:
+            return encoding.z[:count]
+        half = count // 2
+        return jnp.concatenate([encoding.z[: count - half], encoding.mirror[:half]])
 
     def reference_draws(self, key: Key, encoding: Encoding) -> Array:
         contrast = self.model.contrast
@@ -84,7 +104,7 @@ class Players(NamedTuple):
     def minus_log_contrast(self, draws: Draws) -> Array:
         """−log r(z|x) in nats, [S, B] or [1, B]; its mean, where r has the moments of q."""
         dim = draws.z.shape[-1]
-        if self.model.contrast.name == "moments" and not self.as_written:
+        if self.by_moments:
             return objectives.gaussian_entropy(draws.log_scale, dim)[None]
         return draws.log_scale[None] - log_prior(draws.z_tilde)
 
@@ -101,12 +121,12 @@ class Players(NamedTuple):
 
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
-        outputs = self.model.decode(theta, draws.z[: self.config.decoder_samples])
+        outputs = self.model.decode(theta, draws.decoded)
         reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
         if self.model.log_ratio is None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
         entropy = jnp.mean(self.minus_log_contrast(draws))
-        return reconstruction, -entropy - jnp.mean(log_prior(draws.z))
+        return reconstruction, jnp.mean(draws.cross_entropy) - entropy
 
 
 class Linearisation(NamedTuple):

@@ -64,6 +64,8 @@ class Encoding(NamedTuple):
         features: [B, F], all that q(z|x) depends on x by, for the critic to condition on; None
             where there is no such trunk, and the critic sees x.
         kernel: q(z|x, ε) at the noise behind each draw, where the encoder is semi-implicit.
+        mirror: [S, B, D], z with the noise of its last Gaussian reversed, as good a draw of q;
+            None where that noise is small, and the two would nearly coincide.
     """
 
     z: Array
@@ -71,6 +73,7 @@ class Encoding(NamedTuple):
     density: Gaussian | None = None
     features: Array | None = None
     kernel: Kernel | None = None
+    mirror: Array | None = None
 
 
 class View(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from avb_jax import objectives
-from avb_jax.types import Gaussian
+from avb_jax.types import Gaussian, Moments
 
 GRID = np.linspace(-7.0, 7.0, 141)
 Q_MEAN, Q_SCALE = 0.5, 0.7
@@ -67,6 +67,22 @@ def test_logistic_at_its_optimum_is_the_jensen_shannon_divergence():
     with jax.enable_x64(True):
         best = expected_loss("logistic", OPTIMUM)
     np.testing.assert_allclose(best, 2.0 * np.log(2.0) - 2.0 * divergence, rtol=1e-12)
+
+
+def test_cross_entropy_to_prior():
+    """KL(q‖p) = −H(q) − E_q log p, for a Gaussian; and its gradient: m, and half the identity."""
+    mean, scale_tril = gaussians()
+    covariance = scale_tril @ scale_tril.transpose(0, 2, 1)
+    log_scale = np.log(np.diagonal(scale_tril, axis1=1, axis2=2)).sum(-1)
+    with jax.enable_x64(True):
+        q = Moments(jnp.asarray(mean), jnp.asarray(covariance))
+        value = objectives.cross_entropy_to_prior(q)
+        entropy = objectives.gaussian_entropy(jnp.asarray(log_scale), 2)
+        kl = objectives.kl_to_prior(Gaussian(q.mean, jnp.asarray(scale_tril)))
+        gradient = jax.grad(lambda q: jnp.sum(objectives.cross_entropy_to_prior(q)))(q)
+    np.testing.assert_allclose(value - entropy, kl, rtol=1e-12)
+    np.testing.assert_allclose(gradient.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(gradient.covariance, [0.5 * np.eye(2)] * 2, atol=1e-14)
 
 
 @pytest.mark.parametrize("location, scale", [(0.5, 0.7), (0.0, 1.0), (-2.0, 0.3)])
@@ -154,6 +170,22 @@ def test_kl_to_prior_gradient():
     inverse = np.stack([np.diag(1.0 / np.diagonal(factor)) for factor in scale_tril])
     np.testing.assert_allclose(gradient.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(gradient.scale_tril, scale_tril - inverse, rtol=1e-12, atol=1e-14)
+
+
+def test_cross_entropy_to_prior():
+    """KL(q‖p) = −H(q) − E_q log p, for a Gaussian; and its gradient: m, and half the identity."""
+    mean, scale_tril = gaussians()
+    covariance = scale_tril @ scale_tril.transpose(0, 2, 1)
+    log_scale = np.log(np.diagonal(scale_tril, axis1=1, axis2=2)).sum(-1)
+    with jax.enable_x64(True):
+        q = Moments(jnp.asarray(mean), jnp.asarray(covariance))
+        value = objectives.cross_entropy_to_prior(q)
+        entropy = objectives.gaussian_entropy(jnp.asarray(log_scale), 2)
+        kl = objectives.kl_to_prior(Gaussian(q.mean, jnp.asarray(scale_tril)))
+        gradient = jax.grad(lambda q: jnp.sum(objectives.cross_entropy_to_prior(q)))(q)
+    np.testing.assert_allclose(value - entropy, kl, rtol=1e-12)
+    np.testing.assert_allclose(gradient.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(gradient.covariance, [0.5 * np.eye(2)] * 2, atol=1e-14)
 
 
 @pytest.mark.parametrize("location, scale", [(0.5, 0.7), (-1.0, 1.5)])

@@ -23,16 +23,36 @@ from avb_jax.types import Array, Encoding, Gaussian, Kernel, Key, Moments, Score
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
 INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
 INITIAL_BLUR, LEAST_BLUR = 0.5, 0.005  # of the noise that ends noise-mlp, in units of L(h)
-SCORE_SCALE = 0.1  # brings a score, tens of nats, to where arcsinh turns from line to logarithm
 zeros = nn.initializers.zeros_init()
 
 
-class Trunk(nn.Module):
-    """What every posterior of an MLP starts from: features of x [B, F] and a location [B, D].
+class TriangularScale(nn.Module):
+    """L(h), lower triangular: it starts at `start` times the identity, and no step of any size
+    makes it singular."""
 
-    The location is a linear guess of z from the features, and then, `refinements` times, a
-    correction of it that has seen the score there (iterative amortised inference: Marino, Yue
-    and Mandt, "Iterative Amortized Inference", ICML 2018). The features hold what was seen.
+    latent_dim: int
+    full: bool = True
+    start: float = INITIAL_SCALE
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        dim = self.latent_dim
+        start = nn.initializers.constant(math.log(self.start))
+        log_scale = nn.Dense(dim, kernel_init=zeros, bias_init=start)(h)
+        entries = jnp.zeros((h.shape[0], dim, dim), h.dtype)
+        if self.full:
+            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
+        return triangular(entries, log_scale)
+
+
+class Trunk(nn.Module):
+    """What every posterior of an MLP starts from: features of x [B, F] and a `Gaussian` guess.
+
+    The guess is linear in the features, m and L, and then corrected `refinements` times by a
+    network that has seen the score at m (iterative amortised inference: Marino, Yue and Mandt,
+    "Iterative Amortized Inference", ICML 2018). It sees Lᵀ ∇ log p(x, m) and moves m by L times
+    what it says: both in units of the guess, which may be a tenth or a thousandth of the prior's.
+    The features hold what was seen.
     """
 
     latent_dim: int
@@ -40,36 +60,22 @@ class Trunk(nn.Module):
     depth: int
     refinements: int = 0
     refinement_width: int = 256
-
-    @nn.compact
-    def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Array]:
-        width = self.refinement_width
-        features = [MLP(self.width, self.depth)(flatten_images(x))]
-        location = nn.Dense(self.latent_dim)(features[0])
-        for _ in range(self.refinements):
-            seen = jnp.concatenate([location, jnp.arcsinh(SCORE_SCALE * score(location))], axis=-1)
-            h = nn.Dense(width)(features[-1]) + nn.Dense(width, use_bias=False)(seen)
-            features = [features[0], nn.gelu(nn.Dense(width)(nn.gelu(h)))]
-            location = location + nn.Dense(self.latent_dim, kernel_init=zeros)(features[-1])
-        return jnp.concatenate(features, axis=-1), location
-
-
-class TriangularScale(nn.Module):
-    """L(h), lower triangular: it starts at INITIAL_SCALE times the identity, and no step of
-    any size makes it singular."""
-
-    latent_dim: int
     full: bool = True
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
-        dim = self.latent_dim
-        start = nn.initializers.constant(math.log(INITIAL_SCALE))
-        log_scale = nn.Dense(dim, kernel_init=zeros, bias_init=start)(h)
-        entries = jnp.zeros((h.shape[0], dim, dim), h.dtype)
-        if self.full:
-            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
-        return triangular(entries, log_scale)
+    def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Gaussian]:
+        dim, width = self.latent_dim, self.refinement_width
+        features = [MLP(self.width, self.depth)(flatten_images(x))]
+        m, scale = nn.Dense(dim)(features[0]), TriangularScale(dim, self.full)(features[0])
+        for _ in range(self.refinements):
+            whitened = jnp.einsum("bde,bd->be", scale, score(m))
+            seen = jnp.concatenate([m, jnp.arcsinh(whitened)], axis=-1)
+            h = nn.Dense(width)(features[-1]) + nn.Dense(width, use_bias=False)(seen)
+            features = [features[0], nn.gelu(nn.Dense(width)(nn.gelu(h)))]
+            move = nn.Dense(dim, kernel_init=zeros)(features[-1])
+            m = m + jnp.einsum("bde,be->bd", scale, move)
+            scale = scale @ TriangularScale(dim, self.full, start=1.0)(features[-1])
+        return jnp.concatenate(features, axis=-1), Gaussian(m, scale)
 
 
 class NoiseHead(nn.Module):
@@ -84,20 +90,19 @@ class NoiseHead(nn.Module):
     depth: int
 
     @nn.compact
-    def __call__(self, h: Array, location: Array, noise: Array) -> Kernel:
-        dim = location.shape[-1]
+    def __call__(self, h: Array, guess: Gaussian, noise: Array) -> Kernel:
+        dim = guess.mean.shape[-1]
         g = nn.gelu(nn.Dense(self.width)(h)[None] + nn.Dense(self.width, use_bias=False)(noise))
         for _ in range(self.depth):
             inner = nn.Dense(self.width)(g) + nn.Dense(self.width, use_bias=False)(noise)
             g = g + nn.Dense(self.width)(nn.gelu(inner))
         warp = nn.Dense(dim, kernel_init=zeros)(g)
-        scale_tril = TriangularScale(dim)(h)
         start = math.log((INITIAL_BLUR - LEAST_BLUR) / (1.0 - INITIAL_BLUR))
         bias_init = nn.initializers.constant(start)
         blur = nn.sigmoid(nn.Dense(dim, kernel_init=zeros, bias_init=bias_init, name="blur")(h))
         blur = LEAST_BLUR + (1.0 - LEAST_BLUR) * blur
-        mean = location[None] + jnp.einsum("bde,sbe->sbd", scale_tril, noise[..., :dim] + warp)
-        return Kernel(mean, (scale_tril * blur[:, None, :])[None])
+        moved = jnp.einsum("bde,sbe->sbd", guess.scale_tril, noise[..., :dim] + warp)
+        return Kernel(guess.mean[None] + moved, (guess.scale_tril * blur[:, None, :])[None])
 
 
 class NoiseMLP(nn.Module):
@@ -110,10 +115,10 @@ class NoiseMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, location = self.trunk(x, score)
+        h, guess = self.trunk(x, score)
         keys = jax.random.split(key)
         noise = jax.random.normal(keys[0], (num_samples, x.shape[0], self.noise_dim), x.dtype)
-        kernel = NoiseHead(self.head_width, self.head_depth)(h, location, noise)
+        kernel = NoiseHead(self.head_width, self.head_depth)(h, guess, noise)
         return Encoding(draw_kernel(keys[1], kernel), features=h, kernel=kernel)
 
 
@@ -149,10 +154,11 @@ class NoiseConv(nn.Module):
 class Basis(nn.Module):
     """`basis`: q(z|x, ε) = N(z₀(x) + A(x) v(ε), L(x) L(x)ᵀ), v one network of the noise alone.
 
-    Mean and full covariance of q(z|x) are linear algebra over the moments of v, which do not
-    depend on x: m = z₀ + A E v, C = A Cov(v) Aᵀ + L Lᵀ. They are those of all the noise of the
-    batch, or of `MOMENT_DRAWS`. The M features are bounded, and so far from Gaussian. With
-    A(x) made of diagonal blocks this is the paper's (section 6.2).
+    A = L B with B learned, in units of that Gaussian. Mean and full covariance of q(z|x) are
+    linear algebra over the moments of v, which do not depend on x: m = z₀ + A E v,
+    C = A Cov(v) Aᵀ + L Lᵀ. They are those of all the noise of the batch, or of `MOMENT_DRAWS`.
+    The M features are bounded, and so far from Gaussian. With A(x) made of diagonal blocks this
+    is the paper's (section 6.2).
     """
 
     trunk: Trunk
@@ -162,34 +168,33 @@ class Basis(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, location = self.trunk(x, score)
+        h, (location, scale_tril) = self.trunk(x, score)
         keys, dim, rows = jax.random.split(key), location.shape[-1], num_samples * x.shape[0]
         noise = jax.random.normal(keys[0], (max(rows, MOMENT_DRAWS), self.noise_dim), x.dtype)
         v = nn.tanh(nn.Dense(self.num_bases)(MLP(self.basis_width, 2)(noise)))
         mean_v, centred = jnp.mean(v, axis=0), v - jnp.mean(v, axis=0)[None]
         covariance_v = jnp.einsum("nk,nl->kl", centred, centred) / (len(v) - 1)
         amplitudes = nn.Dense(dim * self.num_bases, kernel_init=zeros)(h)
-        a = amplitudes.reshape(-1, dim, self.num_bases)
+        a = jnp.einsum("bde,bek->bdk", scale_tril, amplitudes.reshape(-1, dim, self.num_bases))
         v = v[:rows].reshape(num_samples, x.shape[0], self.num_bases)
         mean = location[None] + jnp.einsum("bdk,sbk->sbd", a, v)
-        scale_tril = TriangularScale(dim)(h)
         kernel = Kernel(mean, scale_tril[None])
         covariance = jnp.einsum("bdk,kl,bel->bde", a, covariance_v, a)
         covariance = covariance + jnp.einsum("bdf,bef->bde", scale_tril, scale_tril)
         moments = Moments(location + jnp.einsum("bdk,k->bd", a, mean_v), covariance)
-        return Encoding(draw_kernel(keys[1], kernel), moments, features=h, kernel=kernel)
+        z = draw_kernel(keys[1], kernel)
+        return Encoding(z, moments, features=h, kernel=kernel, mirror=2.0 * kernel.mean - z)
 
 
 class GaussianEncoder(nn.Module):
     """`gaussian` and `gaussian-full`: the explicit posteriors of the standard VAE."""
 
     trunk: Trunk
-    full: bool
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, mean = self.trunk(x, score)
-        density = Gaussian(mean, TriangularScale(mean.shape[-1], self.full)(h))
-        noise = jax.random.normal(key, (num_samples, *mean.shape), x.dtype)
-        z = mean[None] + jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
-        return Encoding(z, density=density)
+        _, density = self.trunk(x, score)
+        noise = jax.random.normal(key, (num_samples, *density.mean.shape), x.dtype)
+        moved = jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
+        mean = density.mean[None]
+        return Encoding(mean + moved, density=density, mirror=mean - moved)

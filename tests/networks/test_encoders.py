@@ -21,13 +21,14 @@ SIGMAS = 4.5  # tolerated standard errors of a Monte Carlo estimate, at a fixed 
 
 
 def build(name: str, width: int = 16, depth: int = 2) -> nn.Module:
-    trunk = encoders.Trunk(D, width, depth, refinements=2, refinement_width=8)
+    full = name != "gaussian"
+    trunk = encoders.Trunk(D, width, depth, refinements=1, refinement_width=8, full=full)
     return {
         "noise-mlp": lambda: encoders.NoiseMLP(trunk, N, head_width=16, head_depth=1),
         "noise-conv": lambda: encoders.NoiseConv(D, N, width),
         "basis": lambda: encoders.Basis(trunk, N, num_bases=4, basis_width=8),
-        "gaussian": lambda: encoders.GaussianEncoder(trunk, full=False),
-        "gaussian-full": lambda: encoders.GaussianEncoder(trunk, full=True),
+        "gaussian": lambda: encoders.GaussianEncoder(trunk),
+        "gaussian-full": lambda: encoders.GaussianEncoder(trunk),
     }[name]()
 
 
@@ -90,6 +91,8 @@ def test_shapes_and_dtypes_follow_x(case):
         if case.name not in EXPLICIT_ENCODERS:
             kernels = 5 if case.name == "noise-conv" else 1
             expected["kernel"] = (((5, B, D), dtype), ((kernels, B, D, D), dtype))
+        if case.name in ("basis", *EXPLICIT_ENCODERS):
+            expected["mirror"] = expected["z"]
         if case.name in ("noise-mlp", "basis"):
             expected["features"] = ((B, 16 + 8), dtype)
         assert shapes_and_dtypes(encoding) == expected
@@ -129,7 +132,7 @@ def test_permuted_data_have_permuted_posteriors(case):
     order = np.array([2, 0, 1])
     encode = lambda x: case.encode(case.params, x, jax.random.key(0), 5)  # noqa: E731
     encoding, permuted = encode(images()), encode(images()[order])
-    known, moved = (e._replace(z=None, kernel=None) for e in (encoding, permuted))
+    known, moved = (e._replace(z=None, kernel=None, mirror=None) for e in (encoding, permuted))
     for old, new in zip(jax.tree.leaves(known), jax.tree.leaves(moved), strict=True):
         np.testing.assert_allclose(new, np.asarray(old)[order], rtol=1e-5, atol=1e-6)
     for b in range(B):
@@ -184,12 +187,15 @@ def assert_moments(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray, spre
 def test_moments_of_basis_are_those_of_its_draws(random_params):
     """The moments come from noise of their own: of all the batch, or of `MOMENT_DRAWS`."""
     encoder, x, num = build("basis"), images(2), 20_000
-    params = random_params(encoder, x, jax.random.key(0), 1, score, gain=1.5)
+    params = random_params(encoder, x, jax.random.key(0), 1, score, gain=1.2)
     encode = applied(encoder)
-    z = np.asarray(encode(params, x, jax.random.key(0), num).z, np.float64)
+    drawn = encode(params, x, jax.random.key(0), num)
+    z, mirror = (np.asarray(a, np.float64) for a in (drawn.z, drawn.mirror))
     many = encode(params, x, jax.random.key(1), num).moments
     single = encode(params, x, jax.random.key(1), 1).moments
-    assert_moments(z, *many, spread=(1.0 + num / (2.0 * num)) ** 0.5)
+    for draws in (z, mirror):
+        assert_moments(draws, *many, spread=(1.0 + num / (2.0 * num)) ** 0.5)
+    np.testing.assert_allclose(z + mirror, 2.0 * drawn.kernel.mean, rtol=1e-4, atol=1e-4)
     assert_moments(z, *single, spread=(1.0 + num / encoders.MOMENT_DRAWS) ** 0.5)
     assert normality(z[:, 0]) < 1e-6
     covariance = np.asarray(many.covariance)
@@ -201,6 +207,8 @@ def test_explicit_density_is_that_of_the_draws(explicit):
     encoding = explicit.encode(explicit.params, images(), jax.random.key(0), 20_000)
     mean, scale_tril = encoding.density
     z = np.asarray(encoding.z, np.float64)
+    mirrored = 2.0 * np.asarray(mean)[None] - z
+    np.testing.assert_allclose(encoding.mirror, mirrored, rtol=1e-4, atol=1e-4)
     factor = np.asarray(scale_tril, np.float64)
     assert_moments(z, mean, factor @ factor.transpose(0, 2, 1), spread=1.0)
     assert np.all(np.triu(factor, 1) == 0.0) and np.all(np.diagonal(factor, 0, 1, 2) > 0.0)
@@ -221,7 +229,7 @@ def test_a_fresh_posterior_is_a_gaussian_of_half_the_priors_scale(name):
 
 @pytest.mark.parametrize("refinements", [0, 1, 3])
 def test_the_trunk_asks_for_the_score_at_each_of_its_guesses(refinements):
-    """And at those alone; fresh corrections are zero, so that all the guesses are the first."""
+    """At their means alone; fresh corrections are nil, so that all the guesses are the first."""
     asked = []
 
     def watched(z):
@@ -229,10 +237,10 @@ def test_the_trunk_asks_for_the_score_at_each_of_its_guesses(refinements):
         return score(z)
 
     trunk = encoders.Trunk(D, 16, 2, refinements)
-    (features, location), params = trunk.init_with_output(jax.random.key(0), images(), watched)
+    (features, guess), params = trunk.init_with_output(jax.random.key(0), images(), watched)
     assert len(asked) == refinements and features.shape == (B, 16 + 256 * bool(refinements))
-    for guess in asked:
-        np.testing.assert_array_equal(guess, location)
+    for mean in asked:
+        np.testing.assert_array_equal(mean, guess.mean)
     blind = trunk.apply(params, images(), jnp.zeros_like)[0]
     assert np.array_equal(blind, features) == (refinements == 0)
 
