@@ -63,7 +63,7 @@ class Config:
     )
     latent_dim: int = _option(8, "D, dimension of z", at_least=1)
     noise_dim: int | None = _option(None, "N, dimension of ε (unset: D)", at_least=1)
-    encoder: str = _option("noise-mlp", "q(z|x); the last two are explicit", choices=ENCODERS)
+    encoder: str = _option("basis", "q(z|x); the last two are explicit", choices=ENCODERS)
     decoder: str = _option("mlp", "network of p(x|z)", choices=DECODERS)
     width: int = _option(512, "units of each hidden layer, encoder and decoder", at_least=1)
     depth: int = _option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
@@ -72,17 +72,22 @@ class Config:
     refinements: int | None = _option(
         None,
         "times the encoder asks the decoder for the gradient of log p(x, z) at its guess of z "
-        "(unset: 1 for noise-mlp, else 0)",
+        "(unset: 1 for noise-mlp and basis where D > 2, else 0)",
         at_least=0,
     )
     num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
     num_samples: int | None = _option(
         None,
         "S, draws of q per data point and step (unset: 3 D, at least 16, where moments come "
-        "from the draws, else 1)",
+        "from the draws, else those that are decoded)",
         at_least=1,
     )
-    decoder_samples: int = _option(1, "of the S draws, how many are decoded", at_least=1)
+    decoder_samples: int | None = _option(
+        None,
+        "of the S draws, how many are decoded, in mirrored pairs where q allows it (unset: 4 for "
+        "an implicit encoder, else 1)",
+        at_least=1,
+    )
     critic_samples: int | None = _option(
         None, "of the S draws, how many the critic sees (unset: all)", at_least=1
     )
@@ -106,9 +111,9 @@ class Config:
         "simultaneous", "both players from the same point, or the critic first", choices=UPDATES
     )
     seed: int = _option(0, "of every random number", at_least=0, below=2**32)
-    num_steps: int = _option(1500, "optimiser steps", at_least=1)
+    num_steps: int = _option(1000, "optimiser steps", at_least=1)
     batch_size: int = _option(128, "B, images a step", at_least=1)
-    learning_rate: float = _option(1e-3, "of encoder and decoder (Adam)", above=0.0)
+    learning_rate: float = _option(2e-3, "of encoder and decoder (Adam)", above=0.0)
     critic_learning_rate: float = _option(1e-3, "of the critic (Adam)", above=0.0)
     schedule: str = _option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
     warmup_steps: int = _option(0, "steps of linear learning-rate warm-up", at_least=0)
@@ -188,7 +193,8 @@ class Config:
         """Times the encoder asks the decoder."""
         if self.refinements is not None:
             return self.refinements
-        return 1 if self.encoder == "noise-mlp" else 0
+        # In two dimensions a guess is far away in units of the posterior, and the score misleads.
+        return int(self.encoder in ("noise-mlp", "basis") and self.latent_dim > 2)
 
     @property
     def noise(self) -> int:
@@ -200,7 +206,14 @@ class Config:
         """S, draws of q for each data point of a step."""
         if self.num_samples is not None:
             return self.num_samples
-        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoder_samples
+        return max(16, 3 * self.latent_dim) if self.moments_from_draws else self.decoded
+
+    @property
+    def decoded(self) -> int:
+        """How many of the S draws are decoded."""
+        if self.decoder_samples is not None:
+            return self.decoder_samples
+        return 1 if self.explicit else min(4, self.num_samples or 4)
 
     def to_json(self) -> str:
         """Every field, as JSON."""

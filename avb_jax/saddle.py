@@ -81,7 +81,7 @@ class Players(NamedTuple):
         return Draws(z, decoded, cross_entropy, z_tilde, log_scale, None, view), encoding
 
     def _decoded(self, encoding: Encoding) -> Array:
-        count = self.config.decoder_samples
+        count = self.config.decoded
         if encoding.mirror is None:
             return encoding.z[:count]
         half = count // 2

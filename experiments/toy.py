@@ -23,6 +23,7 @@ experiment.define_training_flags(
     binarization="threshold",
     latent_dim=2,
     batch_size=4,
+    encoder="noise-mlp",
     num_steps=30000,
     num_samples=128,
     decoder_samples=128,

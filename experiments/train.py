@@ -32,7 +32,7 @@ def main() -> None:
             refinements=None,
             contrast=None,
             num_samples=None,
-            decoder_samples=1,
+            decoder_samples=None,
             critic_samples=None,
         )
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)

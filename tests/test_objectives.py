@@ -69,22 +69,6 @@ def test_logistic_at_its_optimum_is_the_jensen_shannon_divergence():
     np.testing.assert_allclose(best, 2.0 * np.log(2.0) - 2.0 * divergence, rtol=1e-12)
 
 
-def test_cross_entropy_to_prior():
-    """KL(q‖p) = −H(q) − E_q log p, for a Gaussian; and its gradient: m, and half the identity."""
-    mean, scale_tril = gaussians()
-    covariance = scale_tril @ scale_tril.transpose(0, 2, 1)
-    log_scale = np.log(np.diagonal(scale_tril, axis1=1, axis2=2)).sum(-1)
-    with jax.enable_x64(True):
-        q = Moments(jnp.asarray(mean), jnp.asarray(covariance))
-        value = objectives.cross_entropy_to_prior(q)
-        entropy = objectives.gaussian_entropy(jnp.asarray(log_scale), 2)
-        kl = objectives.kl_to_prior(Gaussian(q.mean, jnp.asarray(scale_tril)))
-        gradient = jax.grad(lambda q: jnp.sum(objectives.cross_entropy_to_prior(q)))(q)
-    np.testing.assert_allclose(value - entropy, kl, rtol=1e-12)
-    np.testing.assert_allclose(gradient.mean, mean, rtol=1e-12)
-    np.testing.assert_allclose(gradient.covariance, [0.5 * np.eye(2)] * 2, atol=1e-14)
-
-
 @pytest.mark.parametrize("location, scale", [(0.5, 0.7), (0.0, 1.0), (-2.0, 0.3)])
 def test_as_written_has_its_optimum_at_zero_whatever_q_is(location, scale):
     log_q = scipy.stats.norm.logpdf(GRID, location, scale)

@@ -22,6 +22,7 @@ SMALL = {
     "latent_dim": 2,
     "width": 8,
     "depth": 1,
+    "refinements": 1,
     "head_width": 8,
     "head_depth": 1,
     "num_bases": 3,
@@ -83,9 +84,9 @@ def separate_losses(model, config, key, x):
             entropy = jnp.mean(scale) + 0.5 * dim * (1.0 + jnp.log(2.0 * jnp.pi))
         else:
             entropy = -jnp.mean(log_r(z_tilde, scale))
-        z = encoding.z[: config.decoder_samples]
-        if encoding.mirror is not None and config.decoder_samples > 1:
-            half = config.decoder_samples // 2
+        z = encoding.z[: config.decoded]
+        if encoding.mirror is not None and config.decoded > 1:
+            half = config.decoded // 2
             z = jnp.concatenate([z[: len(z) - half], encoding.mirror[:half]])
         reconstruction = jnp.mean(model.log_likelihood(model.decode(theta, z), x))
         log_p = jnp.mean(log_prior(encoding.z))

@@ -4,6 +4,7 @@ from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accur
 from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
+from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
 from avb_jax.reporting.snapshot import take_snapshot
 from avb_jax.reporting.tables import (
     bracket_line,
@@ -21,11 +22,14 @@ __all__ = [
     "comparison_table",
     "draw_accuracy",
     "draw_figures",
+    "draw_robustness",
     "evaluation_table",
     "image_grid",
     "read_evaluation",
     "read_metrics",
     "resize",
+    "robustness_line",
+    "robustness_table",
     "save_png",
     "take_snapshot",
     "write_evaluation",
