@@ -26,7 +26,7 @@ setup(
     install_requires=requirements(),
     extras_require={
         "test": ["pytest>=8.3", "ruff>=0.17.6,<0.18"],
-        "inference": ["numpyro>=0.20,<0.23", "blackjax>=1.3,<2", "arviz>=0.23,<2"],
+        "inference": ["numpyro>=0.20,<0.23", "arviz>=0.23,<2"],
         "benchmark": ["torch>=2.13,<3", "psutil>=6.0"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],

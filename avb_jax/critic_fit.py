@@ -17,7 +17,7 @@ from avb_jax.types import Array, Key
 
 FIT_CONTRASTS = ("prior", "moments", "learned", "flow")
 HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
-CONTRAST_RATE, CRITIC_RATE = 3e-3, 1e-3  # first learning rates
+CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
 KEYS = ("r", "s", "init", "pool", "stop", "test")  # what a fit draws, each by its own key
 
 

@@ -22,6 +22,8 @@ SLOWDOWN, SLOWDOWNS = 0.3, 4  # factor on the learning rate at a plateau; platea
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
 TRUNK_WIDTH = 256
+# Of the flow's networks, one for each dimension: wider where they are few.
+FLOW_UNITS, FLOW_WIDTHS = 1024, (64, 128)
 
 
 class Draws(NamedTuple):
@@ -74,7 +76,8 @@ def build_reference(
     z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys).reshape(-1, 1, dim)
     pool = contrasts.from_moments(contrasts.sample_moments(z), "full")
     gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
-    return Reference(pool, gaussian, MixtureFlow() if contrast == "flow" else None)
+    width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
+    return Reference(pool, gaussian, MixtureFlow(width) if contrast == "flow" else None)
 
 
 def source(sample: Callable, x: Array | None, context: Callable, batch_size: int):
@@ -125,6 +128,8 @@ def descend(
 ) -> tuple[Tree, int]:
     """Adam on fresh draws until the held-out loss no longer falls, slower at each plateau.
 
+    The learning rate falls by a cosine to nothing at half of the bar's total, the most steps taken.
+
     Args:
         loss: (params, draws, key) -> scalar.
         draw: key -> draws.
@@ -161,11 +166,12 @@ def descend(
             f"{least} before the first step"
         )
     opt_state, slowdowns, taken = optimizer.init(params), 0, 0
-    while slowdowns < SLOWDOWNS and taken < bar.total // 2:
+    most = bar.total // 2
+    while slowdowns < SLOWDOWNS and taken < most:
         keys = jax.random.split(jax.random.fold_in(key, taken), ROUND)
-        params, opt_state, value = steps(
-            params, opt_state, keys, jnp.float32(rate * SLOWDOWN**slowdowns)
-        )
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, (taken + ROUND / 2) / most))
+        now = rate * SLOWDOWN**slowdowns * cosine
+        params, opt_state, value = steps(params, opt_state, keys, jnp.float32(now))
         value, taken = float(value), taken + ROUND
         slowdowns += not value < least - IMPROVEMENT
         if value < least:

@@ -1,5 +1,7 @@
 """Likelihoods of a trained model."""
 
+from avb_jax.evaluation.ais import AISResult, ais_log_likelihood, ais_upper_bound
+from avb_jax.evaluation.annealing import MESCHEDER2017, AISSettings
 from avb_jax.evaluation.bracket import Bracket, elbo_bracket
 from avb_jax.evaluation.elbo import elbo_estimate, fit_posterior, fitted_elbo
 from avb_jax.evaluation.importance import (
@@ -17,9 +19,14 @@ from avb_jax.evaluation.quadrature import quadrature_elbo, quadrature_log_likeli
 from avb_jax.evaluation.report import evaluate
 
 __all__ = [
+    "MESCHEDER2017",
+    "AISResult",
+    "AISSettings",
     "Bracket",
     "ImportanceResult",
     "Proposal",
+    "ais_log_likelihood",
+    "ais_upper_bound",
     "elbo_bracket",
     "elbo_estimate",
     "evaluate",

@@ -26,7 +26,7 @@ class MixtureFlow(nn.Module):
     """
 
     width: int = 64
-    depth: int = 1
+    depth: int = 2
     components: int = 8
     trunk_width: int = 256
     trunk_depth: int = 2

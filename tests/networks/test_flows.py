@@ -9,7 +9,7 @@ import scipy.stats
 from avb_jax.networks.flows import MixtureFlow
 
 S, B, D, F = 5, 2, 3, 4
-FLOW = MixtureFlow(width=8, components=3, trunk_width=8)
+FLOW = MixtureFlow(width=8, components=3, trunk_width=8, depth=1)
 CONTEXT = np.random.default_rng(0).normal(size=(B, F))
 Z = np.random.default_rng(1).normal(size=(S, B, D))
 
@@ -37,7 +37,7 @@ def test_log_density_is_that_of_the_map(params):
 @pytest.mark.parametrize("dim", [1, 2])
 def test_the_density_sums_to_one(dim, random_params):
     """By the midpoint rule; the context is left out."""
-    flow = MixtureFlow(width=8, components=3)
+    flow = MixtureFlow(width=8, depth=1, components=3)
     params = random_params(flow, None, np.zeros((1, 1, dim), np.float32))
     centres = np.linspace(-30.0, 30.0, 601, dtype=np.float32)
     grid = np.stack(np.meshgrid(*[centres] * dim), -1).reshape(-1, 1, dim)
@@ -57,7 +57,7 @@ def test_each_density_depends_on_its_own_context_alone(params):
 
 
 def test_far_tails_stay_finite_and_ordered():
-    flow = MixtureFlow(width=8, components=3)
+    flow = MixtureFlow(width=8, depth=1, components=3)
     z = jnp.linspace(-40.0, 40.0, 81)[:, None, None]
     params = flow.init(jax.random.key(0), None, z)
     u, log_density = flow.apply(params, None, z)

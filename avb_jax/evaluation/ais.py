@@ -1,0 +1,147 @@
+"""log p(x) by annealed importance sampling (AIS): bounds from below, and, of simulated x, above.
+
+Neal, "Annealed importance sampling", Statistics and Computing 2001. Chains of Hamiltonian Monte
+Carlo (BlackJAX's) are led from a start density r to the posterior through
+π_β ∝ r (p(x, ·)/r)^β, β from 0 to 1. The weight w = Π_t (p(x, z_t)/r(z_t))^(β_{t+1} − β_t) has mean
+p(x), so that log mean w is a lower bound of log p(x) in expectation. Led backwards from an exact
+draw of the posterior, known where x was simulated from the model, the mean of 1/w is 1/p(x), and
+the bound is an upper one (Grosse, Ghahramani and Adams, arXiv 1511.02543): bidirectional Monte
+Carlo. Step sizes are tuned by pilot chains beforehand, for each x and β: those that are weighted
+do not adapt, and the bounds stay bounds.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from avb_jax.evaluation.annealing import (
+    DEFAULTS,
+    SCHEDULES,
+    STARTS,
+    AISSettings,
+    Chain,
+    Target,
+    begin,
+    build_target,
+    move,
+    pilot,
+    schedule,
+)
+from avb_jax.evaluation.importance import check_counts
+from avb_jax.types import Array, Key, Tree
+
+
+class AISResult(NamedTuple):
+    """What annealed importance sampling says of each data point.
+
+    Attributes:
+        log_likelihood: [B], nats; a lower bound in expectation, an upper one from exact draws.
+        effective_sample_size: [B], of the chains' weights, between 1 and K.
+        acceptance: [B], of the chains' moves, on average.
+    """
+
+    log_likelihood: Array
+    effective_sample_size: Array
+    acceptance: Array
+
+
+def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, leapfrog: int):
+    """Σ_t (β_{t+1} − β_t) log(p(x, z_t)/r(z_t)) along a chain, nats, and its mean acceptance.
+
+    z_t is where the chain is after a move under π of β_t; `betas` rise or fall, and end at 0 or 1.
+    """
+
+    def one(carry, given):
+        chain, log_w = carry
+        beta, before, step, key = given
+        log_w = log_w + (beta - before) * chain.ratio
+        chain, acceptance = move(target, chain, beta, step, key, leapfrog)
+        return (chain, log_w), acceptance
+
+    inner = betas[1:-1]
+    keys = jax.random.split(key, max(1, len(inner)))[: len(inner)]
+    start = (chain, jnp.zeros([], chain.u.dtype))
+    (chain, log_w), acceptance = lax.scan(one, start, (inner, betas[:-2], steps, keys))
+    log_w = log_w + (betas[-1] - betas[-2]) * chain.ratio
+    return log_w, jnp.mean(acceptance) if len(inner) else jnp.ones([])
+
+
+def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: AISSettings):
+    """AIS for one x; backwards from z, an exact draw of its posterior, where that is given."""
+    key_fit, key_pilot, key_start, key_move = jax.random.split(key, 4)
+    target = build_target(model, params, key_fit, x, settings)
+    at, steps, spreads = pilot(target, key_pilot, settings.num_leapfrog)
+    betas = schedule(settings.schedule, settings.num_temperatures, at, spreads)
+    if z is not None:
+        betas = betas[::-1]
+    steps = jnp.interp(betas[1:-1], at, steps)
+
+    def one_chain(key_start, key_move):
+        u = target.draw(key_start) if z is None else target.locate(z)
+        return _anneal(target, begin(target, u), betas, steps, key_move, settings.num_leapfrog)
+
+    keys = (jax.random.split(k, settings.num_chains) for k in (key_start, key_move))
+    log_w, acceptance = jax.vmap(one_chain)(*keys)
+    log_mean = jax.nn.logsumexp(log_w) - math.log(settings.num_chains)
+    effective = jnp.exp(2.0 * jax.nn.logsumexp(log_w) - jax.nn.logsumexp(2.0 * log_w))
+    return AISResult(log_mean if z is None else -log_mean, effective, jnp.mean(acceptance))
+
+
+@partial(jax.jit, static_argnames=("model", "settings"))
+def _of_batch(model, params: Tree, keys: Key, x: Array, z: Array | None, settings: AISSettings):
+    one = partial(_of_one, model, params, settings=settings)
+    return jax.vmap(one, (0, 0, None if z is None else 0))(keys, x, z)
+
+
+def ais_log_likelihood(
+    model: Any, params: Tree, key: Key, x: Array, *, settings: AISSettings = DEFAULTS
+) -> AISResult:
+    """A lower bound, in expectation, of log p(x) by annealed importance sampling, nats.
+
+    One compiled function for each model, shape of x and settings. It holds B K decoder outputs
+    and their gradients at a time, whatever T is.
+
+    Args:
+        model: hashable, with `sample_posterior(params, key, x, S) -> z [S, B, D]`, whose density
+            is never asked for, and `log_joint(params, x, z) -> [S, B]`, nats, differentiable in
+            z. The prior is N(0, I).
+        params: the model's parameters.
+        key: data point b draws from `fold_in(key, b)`.
+        x: [B, ...].
+        settings: temperatures, chains, schedule and start.
+
+    Raises:
+        ValueError: for settings that are not allowed.
+    """
+    return _of_batch(model, params, _keys(key, x, settings), jnp.asarray(x), None, settings)
+
+
+def ais_upper_bound(
+    model: Any, params: Tree, key: Key, x: Array, z: Array, *, settings: AISSettings = DEFAULTS
+) -> AISResult:
+    """An upper bound, in expectation over x, of log p(x), for x that the model itself made; nats.
+
+    Args:
+        z: [B, D], what each x was drawn from: exact draws of p(z|x).
+
+    The rest, and what is raised, as `ais_log_likelihood`.
+    """
+    return _of_batch(model, params, _keys(key, x, settings), jnp.asarray(x), z, settings)
+
+
+def _keys(key: Key, x: Array, settings: AISSettings) -> Key:
+    """A key for each data point, after a check of the settings."""
+    counts = {name: getattr(settings, name) for name in ("num_chains", "num_leapfrog", "num_fit")}
+    check_counts(**counts)
+    if settings.num_temperatures < 2:
+        raise ValueError(f"num_temperatures was {settings.num_temperatures}; allowed is 2 or more")
+    for name, allowed in (("schedule", SCHEDULES), ("start", STARTS)):
+        if getattr(settings, name) not in allowed:
+            raise ValueError(
+                f"{name} was {getattr(settings, name)!r}; allowed are {', '.join(allowed)}"
+            )
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(x)))

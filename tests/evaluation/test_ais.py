@@ -1,0 +1,134 @@
+"""Annealed importance sampling against exact likelihoods: values, directions, and its settings."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from avb_jax.densities import LOG_2PI, log_prior
+from avb_jax.evaluation import (
+    MESCHEDER2017,
+    AISSettings,
+    ais_log_likelihood,
+    ais_upper_bound,
+)
+from avb_jax.evaluation.annealing import SCHEDULES, STARTS, schedule
+
+B, D, N = 24, 2, 5
+SIGMAS = 3.0  # tolerated standard errors, at fixed seeds
+BRIEF = AISSettings(num_temperatures=60, num_chains=4, num_leapfrog=2, num_fit=64)
+
+
+class LinearGaussian(NamedTuple):
+    """z ~ N(0, I), x|z ~ N(W z, s² I); q is 0.6 times too narrow, and off its mark by 0.5."""
+
+    def log_joint(self, params, x, z):
+        weight, scale = params
+        residual = (x[None] - jnp.einsum("nd,sbd->sbn", weight, z)) / scale
+        log_likelihood = -0.5 * jnp.sum(jnp.square(residual) + LOG_2PI, axis=-1)
+        return log_likelihood - N * jnp.log(scale) + log_prior(z)
+
+    def sample_posterior(self, params, key, x, num_samples):
+        weight, scale = params
+        covariance = jnp.linalg.inv(jnp.eye(D) + weight.T @ weight / scale**2)
+        mean = x @ weight @ covariance / scale**2
+        noise = 0.6 * jax.random.normal(key, (num_samples, *mean.shape)) + 0.5
+        return mean[None] + noise @ jnp.linalg.cholesky(covariance).T
+
+
+def simulated(seed: int):
+    """A model, its parameters, x and z that it made, and log p(x)."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    weight, scale = jax.random.normal(keys[0], (N, D)), jnp.float32(0.6)
+    z = jax.random.normal(keys[1], (B, D))
+    x = z @ weight.T + scale * jax.random.normal(keys[2], (B, N))
+    covariance = np.asarray(weight @ weight.T + scale**2 * jnp.eye(N), np.float64)
+    exact = scipy.stats.multivariate_normal(np.zeros(N), covariance).logpdf(np.asarray(x))
+    return LinearGaussian(), (weight, scale), x, z, exact
+
+
+def error(result, exact) -> tuple[float, float]:
+    """Mean over x of a bound less the truth, and its standard error, nats."""
+    difference = np.asarray(result.log_likelihood, np.float64) - exact
+    return difference.mean(), difference.std() / len(exact) ** 0.5
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_bounds_are_on_their_sides_of_the_truth(start):
+    """Within 3 standard errors, and within 0.02 nats besides, but for the path from the prior."""
+    model, params, x, z, exact = simulated(0)
+    settings = BRIEF._replace(start=start)
+    lower = ais_log_likelihood(model, params, jax.random.key(1), x, settings=settings)
+    upper = ais_upper_bound(model, params, jax.random.key(2), x, z, settings=settings)
+    below, above = error(lower, exact), error(upper, exact)
+    assert below[0] < SIGMAS * below[1] and above[0] > -SIGMAS * above[1]
+    assert error(lower, np.asarray(upper.log_likelihood))[0] < SIGMAS * (below[1] + above[1])
+    if start != "prior":
+        assert below[0] > -0.02 - SIGMAS * below[1] and above[0] < 0.02 + SIGMAS * above[1]
+        assert np.mean(lower.effective_sample_size) > 2.5
+    for result in (lower, upper):
+        assert np.all((result.acceptance > 0.45) & (result.acceptance < 0.95))
+        assert np.all(
+            (result.effective_sample_size >= 0.99) & (result.effective_sample_size < 4.01)
+        )
+
+
+def test_more_temperatures_are_nearer_to_the_truth():
+    """From the prior, the farthest start."""
+    model, params, x, _, exact = simulated(1)
+    gaps = []
+    for num_temperatures in (4, 200):
+        settings = BRIEF._replace(num_temperatures=num_temperatures, start="prior")
+        result = ais_log_likelihood(model, params, jax.random.key(0), x, settings=settings)
+        gaps.append(-error(result, exact)[0])
+    assert gaps[0] > 4.0 * gaps[1] and gaps[1] < 0.2
+
+
+def test_each_data_point_is_annealed_by_a_key_of_its_own():
+    """Its bound does not depend on the others, and equal x have different chains."""
+    model, params, x, _, _ = simulated(0)
+    settings, key = BRIEF._replace(num_temperatures=10), jax.random.key(3)
+    first = ais_log_likelihood(model, params, key, x, settings=settings).log_likelihood
+    equal = jnp.repeat(x[:1], B, axis=0)
+    second = ais_log_likelihood(model, params, key, equal, settings=settings).log_likelihood
+    assert first[0] == second[0]
+    assert len(np.unique(second)) == B
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_rise_from_0_to_1(name):
+    at = jnp.linspace(0.0, 1.0, 11)[1:]
+    betas = np.asarray(schedule(name, 50, at, jnp.full(10, 3.0)))
+    assert betas.shape == (51,) and betas[0] == 0.0 and betas[-1] == 1.0
+    assert np.all(np.diff(betas) > 0.0)
+    expected = {"linear": (1.0, 1.0), "sigmoidal": (0.0, 0.3), "adaptive": (0.99, 1.01)}[name]
+    assert expected[0] <= betas[1] * 50 + 1e-6 and betas[1] * 50 <= expected[1] + 1e-6
+
+
+def test_the_adaptive_schedule_is_slow_where_the_spread_is_large():
+    """Ten times the spread below β = ½: ten times as many steps there."""
+    at = jnp.linspace(0.0, 1.0, 101)[1:]
+    betas = np.asarray(schedule("adaptive", 1100, at, jnp.where(at < 0.505, 10.0, 1.0)))
+    assert np.sum(betas < 0.5) == pytest.approx(1000, abs=15)
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"num_temperatures": 1}, "num_temperatures was 1; allowed is 2 or more"),
+        ({"num_chains": 0}, "num_chains was 0; allowed is 1 or more"),
+        ({"schedule": "steep"}, "schedule was 'steep'; allowed are linear"),
+        ({"start": "q"}, "start was 'q'; allowed are student"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(change, message):
+    model, params, x, _, _ = simulated(0)
+    with pytest.raises(ValueError, match=message):
+        ais_log_likelihood(model, params, jax.random.key(0), x, settings=BRIEF._replace(**change))
+
+
+def test_the_authors_protocol():
+    assert MESCHEDER2017[:3] == (1000, 8, 11) and MESCHEDER2017.start == "gaussian"
