@@ -19,6 +19,7 @@ SMALL = {
     "binarization": "threshold",
     "latent_dim": 2,
     "batch_size": 4,
+    "encoder": "noise-mlp",
     "num_samples": 32,
     "decoder_samples": 32,
     "width": 32,
