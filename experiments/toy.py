@@ -24,6 +24,7 @@ experiment.define_training_flags(
     latent_dim=2,
     batch_size=4,
     encoder="noise-mlp",
+    refinements=1,
     num_steps=30000,
     num_samples=128,
     decoder_samples=128,
