@@ -1,7 +1,8 @@
 """What the command lines share: flags, errors and exit status, evaluation, figures."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ from absl import flags, logging
 from avb_jax import evaluation, reporting
 from avb_jax.config import Config, define_flags
 from avb_jax.data import Binarized, Dataset, Split, cache_directory
+from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.training import Run, train
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
@@ -133,6 +135,22 @@ def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[
     )
     draw(run, dataset, workdir)
     return evaluate(run, dataset, workdir)
+
+
+def measure_cases(
+    path: Path, cases: Sequence[dict], measure: Callable[[dict], dict], line: Callable[[dict], str]
+) -> list[dict]:
+    """The rows of a JSON-lines file, with a new one for each case that it does not hold yet.
+
+    A row is its case and what `measure` adds to it, written and printed as soon as it is there.
+    """
+    rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+    todo = [case for case in cases if not any(case.items() <= row.items() for row in rows)]
+    for number, case in enumerate(todo, start=1):
+        rows.append(plain(measure(case)))
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        print(f"{number}/{len(todo)} {line(rows[-1])}", flush=True)
+    return rows
 
 
 def print_remarks(config: Config, entries: list[dict]) -> None:

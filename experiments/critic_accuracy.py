@@ -8,7 +8,6 @@ writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made ag
 """
 
 import itertools
-import json
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import avb_jax as avb
 from avb_jax import experiment, reporting
 from avb_jax.config import CRITIC_LOSSES
 from avb_jax.critic_fit import FIT_CONTRASTS
-from avb_jax.reporting.files import plain, write_atomically
+from avb_jax.reporting.files import write_atomically
 
 DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
 IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")
@@ -93,14 +92,7 @@ def cases() -> list[dict]:
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     path = workdir / "critic_accuracy.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {tuple(row[name] for name in IDENTITY) for row in rows}
-    todo = [case for case in cases() if tuple(case.values()) not in done]
-    for number, case in enumerate(todo, start=1):
-        row = plain(measure(case))
-        rows.append(row)
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        print(f"{number}/{len(todo)} {reporting.accuracy_line(row)}", flush=True)
+    rows = experiment.measure_cases(path, cases(), measure, reporting.accuracy_line)
     table = reporting.accuracy_table(rows)
     write_atomically(workdir / "critic_accuracy.md", table.encode())
     print(table)

@@ -5,11 +5,10 @@
 
 writes robustness.jsonl (one run a line; a run that is there is not made again), .md and .png
 into --workdir. Every run has the defaults of `Config`, but for the problem's own sizes and the
-one setting that varies. Run time and numbers: README, "Is training robust?".
+one setting that varies.
 """
 
 import dataclasses
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from absl import flags
 import avb_jax as avb
 from avb_jax import data, evaluation, experiment, reporting
 from avb_jax.config import Config
-from avb_jax.reporting.files import plain, write_atomically
+from avb_jax.reporting.files import write_atomically
 
 PROBLEMS = {
     "four_images": {
@@ -103,13 +102,7 @@ def cases() -> list[dict]:
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     path = workdir / "robustness.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {tuple(row[name] for name in IDENTITY) for row in rows}
-    for case in cases():
-        if tuple(case.values()) not in done:
-            rows.append(plain(measure(case)))
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-            print(reporting.robustness_line(rows[-1]), flush=True)
+    rows = experiment.measure_cases(path, cases(), measure, reporting.robustness_line)
     table = reporting.robustness_table(rows)
     write_atomically(workdir / "robustness.md", table.encode())
     print(table)

@@ -10,7 +10,6 @@ Carlo. Step sizes are tuned by pilot chains beforehand, for each x and β: those
 do not adapt, and the bounds stay bounds.
 """
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,7 +30,7 @@ from avb_jax.evaluation.annealing import (
     pilot,
     schedule,
 )
-from avb_jax.evaluation.importance import check_counts
+from avb_jax.evaluation.importance import check_counts, mean_weight
 from avb_jax.types import Array, Key, Tree
 
 
@@ -63,11 +62,10 @@ def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, 
         return (chain, log_w), acceptance
 
     inner = betas[1:-1]
-    keys = jax.random.split(key, max(1, len(inner)))[: len(inner)]
+    keys = jax.random.split(key, len(inner))
     start = (chain, jnp.zeros([], chain.u.dtype))
     (chain, log_w), acceptance = lax.scan(one, start, (inner, betas[:-2], steps, keys))
-    log_w = log_w + (betas[-1] - betas[-2]) * chain.ratio
-    return log_w, jnp.mean(acceptance) if len(inner) else jnp.ones([])
+    return log_w + (betas[-1] - betas[-2]) * chain.ratio, jnp.mean(acceptance)
 
 
 def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: AISSettings):
@@ -86,8 +84,9 @@ def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: 
 
     keys = (jax.random.split(k, settings.num_chains) for k in (key_start, key_move))
     log_w, acceptance = jax.vmap(one_chain)(*keys)
-    log_mean = jax.nn.logsumexp(log_w) - math.log(settings.num_chains)
-    effective = jnp.exp(2.0 * jax.nn.logsumexp(log_w) - jax.nn.logsumexp(2.0 * log_w))
+    chains = settings.num_chains
+    mean = mean_weight(lambda index: log_w[index][:, None], chains, chains)
+    log_mean, effective = mean.log_likelihood[0], mean.effective_sample_size[0]
     return AISResult(log_mean if z is None else -log_mean, effective, jnp.mean(acceptance))
 
 

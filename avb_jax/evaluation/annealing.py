@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from avb_jax import contrast as contrasts
 from avb_jax.densities import log_prior
 from avb_jax.evaluation.proposal import (
     DEGREES_OF_FREEDOM,
     INFLATION,
-    Proposal,
     fit_proposal,
-    log_density_proposal,
+    log_density_standard,
     sample_proposal,
 )
-from avb_jax.types import Array, Key, Tree
+from avb_jax.types import Array, Gaussian, Key, Tree
 
 SCHEDULES = ("linear", "sigmoidal", "adaptive")
 STARTS = ("student", "gaussian", "prior")
@@ -76,34 +76,33 @@ class Target(NamedTuple):
 
 
 def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSettings) -> Target:
+    """The target for one x [...]; `key` draws from q(z|x) what fits its coordinates."""
     draws = model.sample_posterior(params, key, x[None], settings.num_fit)
     degrees = DEGREES_OF_FREEDOM if settings.start == "student" else math.inf
     inflation = INFLATION if settings.start == "student" else 1.0
     proposal = fit_proposal(draws, inflation=inflation, degrees_of_freedom=degrees)
-    mean, scale_tril = proposal.mean[0], proposal.scale_tril[0]
-    standard = Proposal(jnp.zeros_like(proposal.mean), jnp.eye(len(mean))[None], degrees)
-    log_scale = jnp.sum(jnp.log(jnp.diagonal(scale_tril)))
+    unit = Gaussian(proposal.mean, proposal.scale_tril)
+    dim, from_prior = draws.shape[-1], settings.start == "prior"
+    log_scale = contrasts.log_scale(unit, draws)[0]
 
     def place(u):
-        return mean + jnp.einsum("de,e->d", scale_tril, u)
-
-    def locate(z):
-        return lax.linalg.triangular_solve(
-            scale_tril, (z - mean)[:, None], left_side=True, lower=True
-        )[:, 0]
+        return contrasts.unwhiten(u[None, None], unit)
 
     def start(u):
-        if settings.start == "prior":
-            return log_prior(place(u))
-        return log_density_proposal(standard, u[None, None])[0, 0] - log_scale
+        if from_prior:
+            return log_prior(place(u))[0, 0]
+        return log_density_standard(jnp.sum(jnp.square(u)), dim, degrees) - log_scale
 
     def ratio(u):
-        return model.log_joint(params, x[None], place(u)[None, None])[0, 0] - start(u)
+        return model.log_joint(params, x[None], place(u))[0, 0] - start(u)
+
+    def locate(z):
+        return contrasts.whiten(z[None, None], unit)[0, 0]
 
     def draw(key):
-        if settings.start == "prior":
-            return locate(jax.random.normal(key, mean.shape, mean.dtype))
-        return sample_proposal(standard, key)[0]
+        if from_prior:
+            return locate(jax.random.normal(key, (dim,), draws.dtype))
+        return locate(sample_proposal(proposal, key)[0])
 
     return Target(start, ratio, draw, locate)
 
@@ -117,6 +116,7 @@ class Chain(NamedTuple):
 
 
 def begin(target: Target, u: Array) -> Chain:
+    """A chain at u [D]."""
     return Chain(u, *jax.value_and_grad(target.ratio)(u))
 
 

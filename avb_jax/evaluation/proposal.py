@@ -85,10 +85,13 @@ def log_density_proposal(proposal: Proposal, z: Array) -> Array:
     whitened = lax.linalg.triangular_solve(scale_tril, residual, left_side=True, lower=True)
     distance = jnp.sum(whitened**2, axis=1).T
     log_volume = jnp.sum(jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1)), axis=-1)
+    return log_density_standard(distance, dim, degrees) - log_volume[None]
+
+
+def log_density_standard(distance: Array, dim: int, degrees: int | float) -> Array:
+    """Log density in nats of the proposal of zero mean and unit scale, at this squared distance."""
     if math.isinf(degrees):
-        log_kernel = -0.5 * distance - 0.5 * dim * math.log(2 * math.pi)
-    else:
-        constant = math.lgamma((degrees + dim) / 2) - math.lgamma(degrees / 2)
-        constant -= 0.5 * dim * math.log(degrees * math.pi)
-        log_kernel = constant - 0.5 * (degrees + dim) * jnp.log1p(distance / degrees)
-    return log_kernel - log_volume[None]
+        return -0.5 * distance - 0.5 * dim * math.log(2 * math.pi)
+    constant = math.lgamma((degrees + dim) / 2) - math.lgamma(degrees / 2)
+    constant -= 0.5 * dim * math.log(degrees * math.pi)
+    return constant - 0.5 * (degrees + dim) * jnp.log1p(distance / degrees)

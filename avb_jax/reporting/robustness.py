@@ -30,11 +30,8 @@ def _groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     groups = {}
     for row in rows:
         groups.setdefault((row["problem"], row["setting"], row["factor"]), []).append(row)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0], *_order(item[0]))))
-
-
-def _order(group: tuple) -> tuple:
-    return (group[1] != "defaults", *group[1:])
+    by_problem = lambda item: (item[0][0], item[0][1] != "defaults", *item[0])  # noqa: E731
+    return dict(sorted(groups.items(), key=by_problem))
 
 
 def robustness_table(rows: Sequence[Row]) -> str:
@@ -95,7 +92,8 @@ def _draw_panel(axes, groups: Mapping[tuple, list[Row]], problem: str, setting: 
     if of_seeds:
         axes.set_xlabel("seed", color=FAINT)
         return
-    axes.plot(*zip(*sorted(means), strict=True), color=RULE, zorder=0) if means else None
+    if means:
+        axes.plot(*zip(*sorted(means), strict=True), color=RULE, zorder=0)
     axes.set_xscale("log", base=2)
     factors = sorted({factor for of, name, factor in groups if of == problem and name in names})
     axes.set_xticks(factors, [f"×{factor:g}" for factor in factors])
