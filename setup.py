@@ -25,8 +25,8 @@ setup(
     packages=find_packages(include=["avb_jax", "avb_jax.*"]),
     install_requires=requirements(),
     extras_require={
-        "test": ["pytest>=8.3", "ruff>=0.17.6,<0.18"],
-        "inference": ["numpyro>=0.20,<0.23", "arviz>=0.23,<2"],
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.17.6,<0.18"],
+        "inference": ["numpyro>=0.20,<0.23"],
         "benchmark": ["torch>=2.13,<3", "psutil>=6.0"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],

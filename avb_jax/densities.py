@@ -48,17 +48,24 @@ class Likelihood(NamedTuple):
     Attributes:
         log_prob: (outputs, x [B, ...]) -> [S, B], nats.
         mean: outputs -> [S, B, ...], the pixels' means in [0, 1].
+        draw: (key, outputs) -> [S, B, ...], x ~ p(x|z).
         has_scale: whether outputs are `(location [S, B, h, w, c], log_scale [c])` rather than
             logits [S, B, h, w, c].
     """
 
     log_prob: Callable[[Tree, Array], Array]
     mean: Callable[[Tree], Array]
+    draw: Callable[[Key, Tree], Array]
     has_scale: bool
 
 
 def _sum_event(values: Array) -> Array:
     return jnp.sum(values, axis=tuple(range(2, values.ndim)))
+
+
+def _per_channel(log_scale: Array, location: Array) -> Array:
+    """[c] -> [1, ..., 1, c], of as many axes as the location."""
+    return log_scale.reshape((1,) * (location.ndim - 1) + (-1,))
 
 
 def bernoulli_log_prob(logits: Array, x: Array) -> Array:
@@ -74,7 +81,7 @@ def bernoulli_log_prob(logits: Array, x: Array) -> Array:
 def gaussian_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:
     """Σ log N(x; location, exp(log_scale)²) in nats; a density of x in [0, 1] -> [S, B]."""
     location, log_scale = outputs
-    log_scale = log_scale.reshape((1,) * (location.ndim - 1) + (-1,))
+    log_scale = _per_channel(log_scale, location)
     standardised = (x[None] - location) * jnp.exp(-log_scale)
     return _sum_event(-0.5 * (jnp.square(standardised) + LOG_2PI) - log_scale)
 
@@ -86,7 +93,7 @@ def logistic_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:
     (Salimans et al. 2017, "PixelCNN++", section 2.1). x holds level/255.
     """
     location, log_scale = outputs
-    log_scale = log_scale.reshape((1,) * (location.ndim - 1) + (-1,))
+    log_scale = _per_channel(log_scale, location)
     half_bin = 0.5 / (LEVELS - 1)
     centred = x[None] - location
     upper = (centred + half_bin) * jnp.exp(-log_scale)
@@ -100,8 +107,30 @@ def logistic_log_prob(outputs: tuple[Array, Array], x: Array) -> Array:
     return _sum_event(jnp.where(first, below, jnp.where(last, above, inner)))
 
 
+def _draw_bernoulli(key: Key, logits: Array) -> Array:
+    return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+
+
+def _draw_gaussian(key: Key, outputs: tuple[Array, Array]) -> Array:
+    location, log_scale = outputs
+    return location + jnp.exp(_per_channel(log_scale, location)) * jax.random.normal(
+        key, location.shape, location.dtype
+    )
+
+
+def _draw_logistic(key: Key, outputs: tuple[Array, Array]) -> Array:
+    location, log_scale = outputs
+    noise = jax.random.logistic(key, location.shape, location.dtype)
+    x = location + jnp.exp(_per_channel(log_scale, location)) * noise
+    return jnp.round(jnp.clip(x, 0.0, 1.0) * (LEVELS - 1)) / (LEVELS - 1)
+
+
+def _pixel(outputs: tuple[Array, Array]) -> Array:
+    return jnp.clip(outputs[0], 0.0, 1.0)
+
+
 LIKELIHOODS = {
-    "bernoulli": Likelihood(bernoulli_log_prob, jax.nn.sigmoid, has_scale=False),
-    "gaussian": Likelihood(gaussian_log_prob, lambda o: jnp.clip(o[0], 0.0, 1.0), has_scale=True),
-    "logistic": Likelihood(logistic_log_prob, lambda o: jnp.clip(o[0], 0.0, 1.0), has_scale=True),
+    "bernoulli": Likelihood(bernoulli_log_prob, jax.nn.sigmoid, _draw_bernoulli, has_scale=False),
+    "gaussian": Likelihood(gaussian_log_prob, _pixel, _draw_gaussian, has_scale=True),
+    "logistic": Likelihood(logistic_log_prob, _pixel, _draw_logistic, has_scale=True),
 }

@@ -1,6 +1,7 @@
 """What the command lines share: flags, errors and exit status, evaluation, figures."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from absl import flags, logging
 from avb_jax import evaluation, reporting
 from avb_jax.config import Config, define_flags
 from avb_jax.data import Binarized, Dataset, Split, cache_directory
+from avb_jax.evaluation import EvaluationSettings
 from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.training import Run, train
 
@@ -20,9 +22,10 @@ FIGURE_IMAGES = 2000
 CRITIC_REMARK = "A critic's ELBO estimate is no bound: what it misses of KL(q‖r) flatters."
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[..., None], arguments: bool = False) -> None:
     """Parses the flags and runs `main`; a wrong input is one sentence and exit status 2.
 
+    With `arguments`, main is given what is no flag.
     Turns on JAX's persistent compilation cache, in the user's cache directory.
     """
     flags.DEFINE_bool("help", False, "print this, and do nothing")
@@ -33,13 +36,13 @@ def run_command(main: Callable[[], None]) -> None:
         rest = flags.FLAGS(sys.argv)
     except flags.Error as error:
         _fail(error)
-    if len(rest) > 1:
+    if len(rest) > 1 and not arguments:
         _fail(f"arguments were {' '.join(rest[1:])}; allowed are --flags alone")
     logging.use_absl_handler()
     jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
-        main()
+        main(*rest[1:])
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise
@@ -101,16 +104,32 @@ def draw(run: Run, dataset: Dataset, workdir: Path) -> list[Path]:
     return reporting.draw_figures(workdir)
 
 
-def evaluate(run: Run, dataset: Dataset, workdir: Path, split: str = "test") -> list[dict]:
-    """Evaluates a run by its flags; `evaluation.json` keeps what it says of other splits."""
-    x = preprocess(getattr(dataset, split), run.config, flags.FLAGS.evaluation_images)
+def evaluation_settings(**changes) -> EvaluationSettings:
+    """By the flags of `define_evaluation_flags`, with these changes."""
+    of_flags = {
+        "num_samples": flags.FLAGS.evaluation_samples,
+        "fit_steps": flags.FLAGS.critic_fit_steps,
+    }
+    return EvaluationSettings(**{**of_flags, **changes})
+
+
+def evaluate(
+    run: Run, dataset: Dataset, workdir: Path, settings: EvaluationSettings, split: str = "test"
+) -> list[dict]:
+    """Evaluates a run; `evaluation.json` keeps what it says of other splits and other methods.
+
+    Killed in the middle, and run again with the same flags, it goes on.
+    """
+    of_split = getattr(dataset, split)
+    folder = workdir / f"evaluation-{split}"
     entries = evaluation.evaluate(
         run.model,
         run.params,
-        x,
-        num_samples=flags.FLAGS.evaluation_samples,
-        fit_steps=flags.FLAGS.critic_fit_steps,
+        preprocess(of_split, run.config, flags.FLAGS.evaluation_images),
+        settings=settings,
+        labels=of_split.labels,
         seed=run.config.seed,
+        folder=folder,
         about={"split": split, "binarization": run.config.binarization, "step": run.step},
     )
     if run.config.likelihood == "bernoulli" and run.config.binarization == "none":
@@ -119,9 +138,16 @@ def evaluate(run: Run, dataset: Dataset, workdir: Path, split: str = "test") -> 
         entries = [{**e, "kind": "estimate"} if e["name"] in of_p else e for e in entries]
     path = workdir / "evaluation.json"
     kept = reporting.read_evaluation(path) if path.exists() else []
-    kept = [entry for entry in kept if entry.get("split") != split]
+    known = {_measured(entry) for entry in entries}
+    kept = [entry for entry in kept if _measured(entry) not in known]
     reporting.write_evaluation(path, kept + entries)
+    shutil.rmtree(folder, ignore_errors=True)
     return entries
+
+
+def _measured(entry: dict) -> tuple:
+    """What an entry says something of, and how: a newer one takes the place of an older."""
+    return tuple(entry.get(key) for key in ("split", "name", "kind", "method"))
 
 
 def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
@@ -134,7 +160,7 @@ def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[
         on_interval=lambda run: draw(run, dataset, workdir),
     )
     draw(run, dataset, workdir)
-    return evaluate(run, dataset, workdir)
+    return evaluate(run, dataset, workdir, evaluation_settings())
 
 
 def measure_cases(
@@ -154,8 +180,9 @@ def measure_cases(
 
 
 def print_remarks(config: Config, entries: list[dict]) -> None:
-    """What a reader of an implicit encoder's table must know."""
-    if config.explicit:
-        return
-    print(reporting.bracket_line(entries))
-    print(CRITIC_REMARK)
+    """What a reader of the table must know: how far its bounds are apart, and what is none."""
+    for name in dict.fromkeys(entry["name"] for entry in entries):
+        if name != "kl_to_prior" and (line := reporting.bracket_line(entries, name)):
+            print(line)
+    if not config.explicit:
+        print(CRITIC_REMARK)

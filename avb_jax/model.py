@@ -14,6 +14,7 @@ from avb_jax.networks import critics, decoders, encoders
 from avb_jax.types import (
     Array,
     DecodeFn,
+    DrawFn,
     EncodeFn,
     InitFn,
     Key,
@@ -42,6 +43,7 @@ class Model(NamedTuple):
             contrast's coordinates and the `View` what the critic may know beside; None for an
             explicit encoder. It trains the critic's parameters alone.
         contrast: the density r(z|x) that the critic compares q(z|x) with.
+        draw: (key, outputs) -> x ~ p(x|z) [S, B, ...]; None where nobody simulates.
     """
 
     event_shape: tuple[int, ...]
@@ -53,6 +55,7 @@ class Model(NamedTuple):
     mean: DecodeFn
     log_ratio: LogRatioFn | None
     contrast: Contrast
+    draw: DrawFn | None = None
 
     def sample_posterior(self, params: Params, key: Key, x: Array, num_samples: int) -> Array:
         """Draws of q(z|x): [S, B, D]."""
@@ -65,6 +68,12 @@ class Model(NamedTuple):
     def log_joint(self, params: Params, x: Array, z: Array) -> Array:
         """log p(x|z) + log p(z) in nats: z [S, B, D] -> [S, B]."""
         return self.log_likelihood(self.decode(params.decoder, z), x) + log_prior(z)
+
+    def simulate(self, params: Params, key: Key, num_data: int) -> tuple[Array, Array]:
+        """Data points that the model makes, and what it made them from: x [n, ...], z [n, D]."""
+        key_z, key_x = jax.random.split(key)
+        z = jax.random.normal(key_z, (num_data, self.latent_dim))
+        return self.draw(key_x, self.decode(params.decoder, z[None]))[0], z
 
     def score(self, params: Params, x: Array, z: Array) -> Array:
         """∇_z log p(x, z), one z for each x, in nats per unit of z: z [B, D] -> [B, D]."""
@@ -189,6 +198,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         decode=decode,
         log_likelihood=likelihood.log_prob,
         mean=likelihood.mean,
+        draw=likelihood.draw,
         log_ratio=critic and log_ratio,
         contrast=Contrast(
             config.contrast_name,

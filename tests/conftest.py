@@ -7,13 +7,10 @@ from pathlib import Path
 # devices deadlock when it is as small as the machine's number of cores.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NPROC"] = "16"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-)
 # Most of the tests' time is compilation: its costly passes are left out.
-os.environ["XLA_FLAGS"] += (
-    " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
-)
+QUICK = " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+DEVICES = " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + DEVICES + QUICK
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -26,6 +23,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> jax.Array:
     """The random key that tests start from."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def command_environment(tmp_path_factory) -> dict[str, str]:
+    """Of a command that a test starts: one device, and a cache that these commands share."""
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    cache = tmp_path_factory.mktemp("cache")
+    root = Path(__file__).resolve().parent.parent
+    return environment | {
+        "XLA_FLAGS": QUICK, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(cache)
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")

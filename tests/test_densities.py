@@ -150,3 +150,21 @@ def test_means_are_pixels():
         np.testing.assert_array_equal(np.ravel(mean), [0.0, 0.25, 1.0])
         assert LIKELIHOODS[name].has_scale
     assert not LIKELIHOODS["bernoulli"].has_scale
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_draws_have_the_density(name):
+    """E over draws of exp(log p'(x) − log p(x)) is 1 for another density p' of the same family."""
+    likelihood = LIKELIHOODS[name]
+    location, other = jnp.full((1, 1, 1, 1, 1), 0.45), jnp.full((1, 1, 1, 1, 1), 0.48)
+    outputs, others = location, other
+    if likelihood.has_scale:
+        outputs, others = (location, jnp.array([-2.0])), (other, jnp.array([-2.2]))
+    repeated = jax.tree.map(
+        lambda a: jnp.tile(a, (1, 20_000, 1, 1, 1)) if a.ndim == 5 else a, outputs
+    )
+    x = likelihood.draw(jax.random.key(0), repeated)[0]
+    log_ratio = likelihood.log_prob(others, x) - likelihood.log_prob(outputs, x)
+    ratio = np.exp(np.asarray(log_ratio[0], np.float64))
+    assert x.shape == (20_000, 1, 1, 1) and ratio.std() > 0.01
+    assert abs(ratio.mean() - 1.0) < 4.0 * ratio.std() / 20_000**0.5

@@ -1,6 +1,12 @@
 """Likelihoods of a trained model."""
 
-from avb_jax.evaluation.ais import AISResult, ais_log_likelihood, ais_upper_bound
+from avb_jax.evaluation.ais import (
+    AISResult,
+    ais_log_likelihood,
+    ais_upper_bound,
+    bidirectional,
+    evaluate_ais,
+)
 from avb_jax.evaluation.annealing import MESCHEDER2017, AISSettings
 from avb_jax.evaluation.bracket import Bracket, elbo_bracket
 from avb_jax.evaluation.elbo import elbo_estimate, fit_posterior, fitted_elbo
@@ -8,6 +14,14 @@ from avb_jax.evaluation.importance import (
     ImportanceResult,
     evaluate_log_likelihood,
     importance_log_likelihood,
+    pareto_k,
+)
+from avb_jax.evaluation.iwae import evaluate_iwae, iwae_bound
+from avb_jax.evaluation.latent import (
+    aggregate_kl,
+    describe_posteriors,
+    linear_probe_accuracy,
+    unit_activities,
 )
 from avb_jax.evaluation.proposal import (
     Proposal,
@@ -16,27 +30,38 @@ from avb_jax.evaluation.proposal import (
     sample_proposal,
 )
 from avb_jax.evaluation.quadrature import quadrature_elbo, quadrature_log_likelihood
-from avb_jax.evaluation.report import evaluate
+from avb_jax.evaluation.report import METHODS, EvaluationSettings, evaluate
 
 __all__ = [
     "MESCHEDER2017",
+    "METHODS",
     "AISResult",
     "AISSettings",
     "Bracket",
+    "EvaluationSettings",
     "ImportanceResult",
     "Proposal",
+    "aggregate_kl",
     "ais_log_likelihood",
     "ais_upper_bound",
+    "bidirectional",
+    "describe_posteriors",
     "elbo_bracket",
     "elbo_estimate",
     "evaluate",
+    "evaluate_ais",
+    "evaluate_iwae",
     "evaluate_log_likelihood",
     "fit_posterior",
     "fit_proposal",
     "fitted_elbo",
     "importance_log_likelihood",
+    "iwae_bound",
+    "linear_probe_accuracy",
     "log_density_proposal",
+    "pareto_k",
     "quadrature_elbo",
     "quadrature_log_likelihood",
     "sample_proposal",
+    "unit_activities",
 ]

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from avb_jax.critic_fit import CriticFit, fit_critic
-from avb_jax.evaluation.bracket import elbo_bracket
-from avb_jax.evaluation.importance import padded_batches
+from avb_jax.evaluation.batches import in_batches
+from avb_jax.evaluation.bracket import Bracket, elbo_bracket
+from avb_jax.evaluation.iwae import is_explicit
 from avb_jax.evaluation.quadrature import quadrature_elbo
 from avb_jax.types import Array, Key, Tree, View
 
@@ -95,27 +95,17 @@ def summarise(values: np.ndarray) -> Entry:
     }
 
 
-def in_batches(function, images: Any, batch_size: int, progress: bool = False) -> Tree:
-    """function(index [B], x) -> a tree of [B], over all images."""
-    parts = []
-    with tqdm(total=len(images), unit=" images", disable=not progress) as bar:
-        for index, valid in padded_batches(len(images), batch_size):
-            found = function(index, images[index])
-            parts.append(jax.tree.map(lambda a, n=valid: np.asarray(a)[:n], found))
-            bar.update(valid)
-    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
-
-
 def elbo_of_model(model: Any, params: Tree, key: Key, images: Any, batch_size: int) -> list[Entry]:
     """By the model's own log q: exact for an explicit encoder, else its trained critic's."""
 
     def estimate(index, x):
-        return elbo_estimate(model, params, jax.random.fold_in(key, int(index[0])), x)
+        return {"elbo": elbo_estimate(model, params, jax.random.fold_in(key, int(index[0])), x)}
 
     entry = {
         "name": "elbo",
-        "kind": "lower bound" if model.log_ratio is None else "estimate",
-        **summarise(in_batches(estimate, images, batch_size)),
+        "kind": "lower bound" if is_explicit(model) else "estimate",
+        **summarise(in_batches(estimate, images, batch_size)["elbo"]),
+        "method": "own log q" if is_explicit(model) else "trained critic",
         "num_samples": ELBO_SAMPLES,
     }
     return [entry]
@@ -159,15 +149,15 @@ def _by_fit(
 
     def estimate(index, x):
         key = jax.random.fold_in(key_draws, int(index[0]))
-        return fitted_elbo(model, params, key, x, fit, num_samples=draws)
+        return {"elbo": fitted_elbo(model, params, key, x, fit, num_samples=draws)}
 
-    found = summarise(in_batches(estimate, x, batch_size))
+    found = summarise(in_batches(estimate, x, batch_size)["elbo"])
     excess = fit.calibration.reference_mean_ratio - 1.0
     error = math.hypot(found["stderr"], fit.calibration.reference_mean_ratio_stderr)
     common = {
         "name": "elbo",
         **found,
-        "method": "critic fitted to the frozen posterior",
+        "method": "fitted critic",
         "num_samples": draws,
         "calibration": fit.calibration._asdict(),
     }
@@ -181,7 +171,7 @@ def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
     kernels = 2 ** int(np.log2(GRID_KERNELS // len(x)))
     values = quadrature_elbo(model, params, key, jnp.asarray(x), num_kernels=kernels)
     counts = {"num_kernels": kernels, **summarise(values)}
-    return [{"name": "elbo", "kind": "exact", "method": "q(z|x) on a grid of z", **counts}]
+    return [{"name": "elbo", "kind": "exact", "method": "quadrature", **counts}]
 
 
 def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
@@ -190,9 +180,10 @@ def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) ->
     counts = {"num_samples": draws, "num_kernels": kernels}
 
     def of_batch(index, x):
-        return elbo_bracket(model, params, jax.random.fold_in(key, int(index[0])), x, **counts)
+        key_batch = jax.random.fold_in(key, int(index[0]))
+        return elbo_bracket(model, params, key_batch, x, **counts)._asdict()
 
-    means = in_batches(of_batch, x, max(1, ROWS // draws), progress)
+    means = Bracket(**in_batches(of_batch, x, max(1, ROWS // draws), progress=progress))
     bounds = [
         ("elbo", "lower bound", means.elbo_lower),
         ("elbo", "upper bound", means.elbo_upper),

@@ -7,7 +7,8 @@ expectation, and a tighter one the more samples there are (Burda, Grosse and Sal
 "Importance Weighted Autoencoders", ICLR 2016, section 3).
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from tqdm import tqdm
 
+from avb_jax.evaluation.batches import Found, Kept, in_batches
 from avb_jax.evaluation.proposal import (
     DEGREES_OF_FREEDOM,
     INFLATION,
@@ -25,6 +26,9 @@ from avb_jax.evaluation.proposal import (
     sample_proposal,
 )
 from avb_jax.types import Array, Key, Tree
+
+NUM_FIT = 256  # draws of q(z|x) that the proposal is fitted to
+BLOCK_SIZE = 20  # draws for each x that are decoded at once
 
 
 class ImportanceResult(NamedTuple):
@@ -92,10 +96,10 @@ def importance_log_likelihood(
     x: Array,
     *,
     num_samples: int = 1000,
-    num_fit: int = 256,
+    num_fit: int = NUM_FIT,
     inflation: float = INFLATION,
     degrees_of_freedom: int | float = DEGREES_OF_FREEDOM,
-    block_size: int = 20,
+    block_size: int = BLOCK_SIZE,
 ) -> ImportanceResult:
     """A lower bound, in expectation, of log p(x) from S draws of a proposal fitted to q(z|x).
 
@@ -122,9 +126,19 @@ def importance_log_likelihood(
         ValueError: if a count is below 1, or as `fit_proposal`.
     """
     check_counts(num_samples=num_samples, num_fit=num_fit, block_size=block_size)
+    log_weights = _log_weights(
+        model, params, key, x, num_fit, inflation=inflation, degrees_of_freedom=degrees_of_freedom
+    )
+    return mean_weight(log_weights, num_samples, block_size)
+
+
+def _log_weights(
+    model: Any, params: Tree, key: Key, x: Array, num_fit: int, **proposal_options
+) -> Callable[[Array], Array]:
+    """Sample numbers [n] to log w [n, B], nats."""
     fit_key, draw_key = jax.random.split(key)
     draws = lax.stop_gradient(model.sample_posterior(params, fit_key, x, num_fit))
-    proposal = fit_proposal(draws, inflation=inflation, degrees_of_freedom=degrees_of_freedom)
+    proposal = fit_proposal(draws, **proposal_options)
 
     def log_weights(index: Array) -> Array:
         # A key for each sample number: the draws do not depend on the blocks.
@@ -132,7 +146,7 @@ def importance_log_likelihood(
         z = jax.vmap(partial(sample_proposal, proposal))(keys)
         return model.log_joint(params, x, z) - log_density_proposal(proposal, z)
 
-    return mean_weight(log_weights, num_samples, block_size)
+    return log_weights
 
 
 def evaluate_log_likelihood(
@@ -144,11 +158,12 @@ def evaluate_log_likelihood(
     num_samples: int = 1000,
     batch_size: int = 100,
     progress: bool = True,
-) -> ImportanceResult:
+    kept: Kept | None = None,
+) -> Found:
     """`importance_log_likelihood` of every image of a test set, one compilation in all.
 
     Each image has a key of its own, so that its result does not depend on `batch_size`, but for
-    rounding, or on the images after it. The last batch is padded and the padding left out.
+    rounding, or on the images after it.
 
     Args:
         model: as for `importance_log_likelihood`, and fit for `jax.vmap`.
@@ -159,45 +174,52 @@ def evaluate_log_likelihood(
         num_samples: S, draws of the proposal for each image.
         batch_size: images on the device at once.
         progress: whether to show a bar with images/s and the running means.
+        kept: see `in_batches`.
 
     Returns:
-        NumPy arrays [n], nats and samples.
+        `log_likelihood` (nats), `effective_sample_size` and `pareto_k` (see `pareto_k`): [n] each.
 
     Raises:
         ValueError: if there are no images or a count is below 1.
     """
-    total = len(images)
-    check_counts(images=total, num_samples=num_samples, batch_size=batch_size)
-    results: list[ImportanceResult] = []
-    with tqdm(total=total, unit=" images", disable=not progress) as bar:
-        for index, valid in padded_batches(total, batch_size):
-            batch = np.asarray(images[index])
-            result = _evaluate_batch(model, params, key, index, batch, num_samples)
-            results.append(ImportanceResult(*(np.asarray(value)[:valid] for value in result)))
-            so_far = [np.concatenate(values) for values in zip(*results, strict=True)]
-            bar.update(valid)
-            bar.set_postfix(log_likelihood=f"{so_far[0].mean():.2f}", ess=f"{so_far[1].mean():.0f}")
-    return ImportanceResult(*so_far)
+    check_counts(images=len(images), num_samples=num_samples, batch_size=batch_size)
 
+    def of_batch(index, x):
+        log_w, mean = _evaluate_batch(model, params, key, index, np.asarray(x), num_samples)
+        return {**mean._asdict(), "pareto_k": pareto_k(log_w)}
 
-def padded_batches(total: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices [B] of each batch, the last filled up by repetition, and how many of them count."""
-    size = min(batch_size, total)
-    for start in range(0, total, size):
-        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)
+    return in_batches(of_batch, images, batch_size, progress=progress, kept=kept)
 
 
 @partial(jax.jit, static_argnames=("model", "num_samples"))
 def _evaluate_batch(
     model: Any, params: Tree, key: Key, index: Array, x: Array, num_samples: int
-) -> ImportanceResult:
-    def evaluate(i: Array, image: Array) -> ImportanceResult:
-        image_key = jax.random.fold_in(key, i)
-        return importance_log_likelihood(
-            model, params, image_key, image[None], num_samples=num_samples
-        )
+) -> tuple[Array, ImportanceResult]:
+    """log w [B, S], and what their means say."""
 
-    return jax.tree.map(lambda value: value[:, 0], jax.vmap(evaluate)(index, x))
+    def evaluate(i: Array, image: Array) -> Array:
+        log_weights = _log_weights(model, params, jax.random.fold_in(key, i), image[None], NUM_FIT)
+        blocks = jnp.arange(0, num_samples, BLOCK_SIZE)[:, None] + jnp.arange(BLOCK_SIZE)[None]
+        return lax.map(log_weights, blocks).reshape(-1)[:num_samples]
+
+    log_w = jax.vmap(evaluate)(index, x)
+    return log_w, mean_weight(lambda index: log_w.T[index], num_samples, num_samples)
+
+
+def pareto_k(log_w: Array) -> np.ndarray:
+    """k̂, the shape of the Pareto distribution fitted to the tail of each row's weights: [B].
+
+    Above 0.7 the weights' mean is not to be trusted (Vehtari, Simpson, Gelman, Yao and Gabry,
+    "Pareto smoothed importance sampling", JMLR 2024); infinite where there are too few of them.
+
+    Args:
+        log_w: [B, S], log weights, nats.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ArviZ announces its next version whenever it is imported
+        from arviz import psislw
+
+        return np.atleast_1d(psislw(np.asarray(log_w, np.float64))[1])
 
 
 def check_counts(**counts: int) -> None:

@@ -1,24 +1,60 @@
 """Evaluates a model on a data set: numbers with their kind, standard error and sample sizes."""
 
+import dataclasses
+import hashlib
+import json
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from avb_jax.evaluation.elbo import (
-    Entry,
-    elbo_of_implicit,
-    elbo_of_model,
-    in_batches,
-    summarise,
-)
-from avb_jax.evaluation.importance import evaluate_log_likelihood
-from avb_jax.evaluation.quadrature import MAX_DIM, quadrature_log_likelihood
+from avb_jax.evaluation import entries
+from avb_jax.evaluation.annealing import DEFAULTS, AISSettings
+from avb_jax.evaluation.batches import Kept
+from avb_jax.evaluation.elbo import Entry, elbo_of_implicit, elbo_of_model
+from avb_jax.evaluation.iwae import is_explicit
+from avb_jax.evaluation.quadrature import MAX_DIM
 from avb_jax.types import Key, Tree
 
-QUADRATURE_BATCH = 1000  # the grid is decoded once for each batch
+METHODS = ("importance", "quadrature", "elbo", "iwae", "ais", "latent")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated, and how much of it.
+
+    Attributes:
+        methods: of `METHODS`: log p(x) by `importance` sampling, by `quadrature` (where D <= 2),
+            by the `iwae` bound and by `ais`; the `elbo`; and what `latent` diagnostics say.
+        num_samples: S of the importance sampling.
+        iwae_samples: each K of the IWAE bound.
+        ais: how to anneal.
+        ais_images: of how many images, the first; 0: all.
+        simulated_images: that the model makes, to be annealed in both directions; 0: none.
+        fit_steps: at most so many, of the critic that is fitted to the frozen posterior of an
+            implicit encoder; 0: none, and the ELBO is the trained critic's own estimate.
+        batch_size: B, images at a time.
+
+    Raises:
+        ValueError: for a method that does not exist.
+    """
+
+    methods: tuple[str, ...] = ("importance", "quadrature", "elbo")
+    num_samples: int = 1000
+    iwae_samples: tuple[int, ...] = (50,)
+    ais: AISSettings = DEFAULTS
+    ais_images: int = 0
+    simulated_images: int = 100
+    fit_steps: int = 3000
+    batch_size: int = 100
+
+    def __post_init__(self):
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise ValueError(f"methods had {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
 
 
 def evaluate(
@@ -26,11 +62,11 @@ def evaluate(
     params: Tree,
     images: Any,
     *,
-    num_samples: int = 1000,
-    batch_size: int = 100,
-    fit_steps: int = 3000,
+    settings: EvaluationSettings = EvaluationSettings(),  # noqa: B008
+    labels: np.ndarray | None = None,
     seed: int = 0,
     progress: bool = True,
+    folder: Path | None = None,
     about: dict[str, Any] | None = None,
 ) -> list[Entry]:
     """The entries of `evaluation.json` for one set of images.
@@ -40,68 +76,77 @@ def evaluate(
         params: its parameters.
         images: [n, ...] as the model sees them: an array, or what has a length and gives those
             of an index array [B], such as `data.Binarized`.
-        num_samples: S of the importance sampling.
-        batch_size: B, images at a time.
-        fit_steps: at most so many, of the critic that is fitted to the frozen posterior of an
-            implicit encoder; 0: none, and the ELBO is the trained critic's own estimate.
+        settings: what is evaluated.
+        labels: [n], for the linear probe of `latent`.
         seed: of the evaluation's own draws.
-        progress: whether to show a bar.
+        progress: whether to show bars.
+        folder: where an unfinished evaluation keeps what it has, and goes on from; None: nowhere.
         about: what else each entry should say (split, binarisation, ...).
 
     Returns:
-        `log_likelihood` by importance sampling (lower bound), by quadrature (exact) where
-        D <= 2, and `elbo`: a lower bound of log p(x) for an explicit encoder, and what
-        `elbo_of_implicit` tells for another.
+        Entries as `reporting.write_evaluation` takes them, with `method`, and `unit` where that
+        is not nats.
     """
-    keys = jax.random.split(jax.random.key(seed), 4)
-    methods = [
-        lambda: _by_importance(
-            model, params, keys[0], images,
-            num_samples=num_samples, batch_size=batch_size, progress=progress,
+    tasks = _tasks(model, params, images, labels, settings, jax.random.key(seed), progress)
+    identity = _identity(params, len(images), settings, seed, about)
+    report = []
+    for name, task in tasks.items():
+        kept = Kept(folder / f"{name}.npz", identity) if folder else None
+        start = time.perf_counter()
+        found = task(kept)
+        earlier = kept.seconds if kept else 0.0
+        seconds = round(earlier + time.perf_counter() - start, 2)
+        report += [{**e, **(about or {}), "seed": seed, "seconds": seconds} for e in found]
+    return report
+
+
+def _identity(params: Tree, num_images: int, settings: EvaluationSettings, seed, about) -> str:
+    """Of everything that the numbers depend on, but for the images that `about` names."""
+    leaves = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
+    digest = hashlib.sha256(b"".join(leaves)).hexdigest()
+    return json.dumps([digest, num_images, dataclasses.asdict(settings), seed, about])
+
+
+Task = Callable[[Kept | None], list[Entry]]
+
+
+def _tasks(
+    model: Any, params: Tree, images: Any, labels, s: EvaluationSettings, key: Key, progress: bool
+) -> dict[str, Task]:
+    """What the settings ask for and the model can answer, by name."""
+    keys = jax.random.split(key, 8)
+    options = {"batch_size": s.batch_size, "progress": progress}
+    tasks: dict[str, Task] = {}
+    if "importance" in s.methods:
+        tasks["importance"] = partial(
+            entries.by_importance, model, params, keys[0], images, s.num_samples, options
         )
-    ]  # fmt: skip
-    if model.latent_dim <= MAX_DIM:
-        methods.append(lambda: _by_quadrature(model, params, images))
-    if model.log_ratio is None:
-        methods.append(lambda: elbo_of_model(model, params, keys[1], images, batch_size))
-    else:
-        options = {"batch_size": batch_size, "fit_steps": fit_steps, "progress": progress}
-        methods += elbo_of_implicit(model, params, keys[1:], images, **options)
-    return [
-        {**entry, **(about or {}), "seed": seed} for method in methods for entry in _timed(method)
-    ]
+    if "quadrature" in s.methods and model.latent_dim <= MAX_DIM:
+        tasks["quadrature"] = partial(entries.by_quadrature, model, params, images)
+    if "iwae" in s.methods:
+        by_iwae = partial(entries.by_iwae, model, params, keys[4], images)
+        tasks |= {f"iwae-{k}": partial(by_iwae, k, options) for k in s.iwae_samples}
+    if "ais" in s.methods:
+        some = images[np.arange(min(s.ais_images or len(images), len(images)))]
+        tasks["ais"] = partial(entries.by_ais, model, params, keys[5], some, s.ais, options)
+        if s.simulated_images and getattr(model, "draw", None):
+            tasks["bdmc"] = partial(
+                entries.by_bdmc, model, params, keys[6], s.simulated_images, s.ais, options
+            )
+    if "elbo" in s.methods:
+        for number, method in enumerate(_elbos(model, params, keys[1:4], images, s, progress)):
+            tasks[f"elbo-{number}"] = lambda _, method=method: method()
+    if "latent" in s.methods:
+        tasks["latent"] = partial(
+            entries.of_latents, model, params, keys[7], images, labels, s.fit_steps, options
+        )
+    return tasks
 
 
-def _timed(method: Callable[[], list[Entry]]) -> list[Entry]:
-    start = time.perf_counter()
-    entries = method()
-    seconds = round(time.perf_counter() - start, 2)
-    return [{**entry, "seconds": seconds} for entry in entries]
-
-
-def _by_importance(
-    model: Any, params: Tree, key: Key, images: Any, *, num_samples: int, **options
-) -> list[Entry]:
-    result = evaluate_log_likelihood(model, params, key, images, num_samples=num_samples, **options)
-    entry = {
-        "name": "log_likelihood",
-        "kind": "lower bound",
-        **summarise(result.log_likelihood),
-        "effective_sample_size": float(np.mean(result.effective_sample_size)),
-        "method": "importance sampling, Student t fitted to draws of q",
-        "num_samples": num_samples,
-    }
-    return [entry]
-
-
-def _by_quadrature(model: Any, params: Tree, images: Any) -> list[Entry]:
-    def exact(_, x):
-        return quadrature_log_likelihood(model, params, x)
-
-    entry = {
-        "name": "log_likelihood",
-        "kind": "exact",
-        **summarise(in_batches(exact, images, QUADRATURE_BATCH)),
-        "method": "quadrature over a grid of z",
-    }
-    return [entry]
+def _elbos(model, params, keys, images, s: EvaluationSettings, progress: bool):
+    if is_explicit(model):
+        return [lambda: elbo_of_model(model, params, keys[0], images, s.batch_size)]
+    return elbo_of_implicit(
+        model, params, keys, images,
+        batch_size=s.batch_size, fit_steps=s.fit_steps, progress=progress,
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
 
 from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
+from avb_jax.reporting.comparison import draw_comparison
 from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
@@ -21,6 +22,7 @@ __all__ = [
     "bracket_line",
     "comparison_table",
     "draw_accuracy",
+    "draw_comparison",
     "draw_figures",
     "draw_robustness",
     "evaluation_table",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from avb_jax.reporting.files import plain, write_atomically
 
 KINDS = {
-    "lower bound": ">= (lower bound)",
-    "upper bound": "<= (upper bound)",
-    "estimate": "~  (estimate)",
-    "exact": "=  (exact)",
+    "lower bound": "is at least",
+    "exact": "is exactly",
+    "estimate": "is about",
+    "upper bound": "is at most",
 }
-NOT_A_BOUND, NOT_OF_LOG_P = "not a bound", "not of log p(x)"
+SAME_ROW = ("run", "name", "method", "split", "n", "num_samples")
+NOT_OF_LOG_P = "at most: not of log p(x)"
 
 
 def write_evaluation(path: str | os.PathLike, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -24,8 +26,8 @@ def write_evaluation(path: str | os.PathLike, entries: Sequence[Mapping[str, Any
     Args:
         path: the file, made with its folder where it is missing.
         entries: each with `name`, `kind` ("lower bound", "upper bound", "estimate" or "exact"),
-            `value` and `stderr` in nats per example, `n` examples, and whatever else tells how
-            it was measured, such as `effective_sample_size` and `binarization`.
+            `value` and `stderr`, in nats per example or the `unit` named, `n` examples, and
+            whatever else tells how it was measured: `method`, `effective_sample_size`, ...
 
     Raises:
         ValueError: where an entry lacks a name or a value, or is of an unknown kind.
@@ -61,11 +63,13 @@ def read_evaluation(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """One row for each entry, aligned plain text.
+    """One row for each quantity and method, aligned plain text, a column for each direction.
 
-    The kind says what the quantity is of the value: at least it (`>=`), at most it (`<=`), it
-    (`=`), or only near it (`~`), and then the remark says that it is not a bound. A lower bound of
-    the ELBO is one of log p(x) too; an upper bound of it is none, as the remark says.
+    The quantity is at least what stands under `is at least` (a lower bound), at most what stands
+    under `is at most` (an upper bound), and only near what stands under `is about`, which is no
+    bound of anything. A lower bound of the ELBO is one of log p(x) too; an upper bound of it is
+    none, as the remark says. `k̂ > 0.7` is the share of images whose importance weights are not to
+    be trusted.
 
     Args:
         entries: as in `write_evaluation`.
@@ -73,11 +77,11 @@ def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: where an entry lacks a name or a value, or is of an unknown kind.
     """
-    return _table(entries, by_run=False)
+    return _table([{**_checked(entry), "run": ""} for entry in entries])
 
 
 def comparison_table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The entries of several runs in one table; the rows of one name stand together.
+    """The entries of several runs in one table; the rows of one quantity stand together.
 
     Args:
         runs: the name of each run and its entries, as in `write_evaluation`.
@@ -85,9 +89,9 @@ def comparison_table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     Raises:
         ValueError: where an entry lacks a name or a value, or is of an unknown kind.
     """
-    rows = [{**entry, "run": run} for run, entries in runs.items() for entry in entries]
-    names = list(dict.fromkeys(row.get("name") for row in rows))
-    return _table(sorted(rows, key=lambda row: names.index(row.get("name"))), by_run=True)
+    rows = [{**_checked(entry), "run": run} for run, entries in runs.items() for entry in entries]
+    names = list(dict.fromkeys((row["name"], row.get("method")) for row in rows))
+    return _table(sorted(rows, key=lambda row: names.index((row["name"], row.get("method")))))
 
 
 def bracket_line(entries: Sequence[Mapping[str, Any]], name: str = "elbo") -> str:
@@ -105,46 +109,72 @@ def bracket_line(entries: Sequence[Mapping[str, Any]], name: str = "elbo") -> st
     return f"{name} between {lower:.3f} and {upper:.3f} nats, a gap of {upper - lower:.3f}"
 
 
-def _table(entries: Sequence[Mapping[str, Any]], by_run: bool) -> str:
-    for entry in entries:
-        _check(entry, "entries")
+def _table(entries: Sequence[Mapping[str, Any]]) -> str:
     decimals = _decimals(entries)
+    rows: dict[tuple, dict[str, Mapping[str, Any]]] = {}  # what differs by its direction alone
+    for entry in entries:
+        row = tuple(
+            entry.get(key) for key in ("run", "name", "method", "split", "n", "num_samples")
+        )
+        rows.setdefault(row, {})[entry["kind"]] = entry
+    some = [next(iter(row.values())) for row in rows.values()]
     columns = {
-        "quantity": [entry["name"] for entry in entries],
-        "run": [entry["run"] if by_run else "" for entry in entries],
-        "is": [KINDS[entry["kind"]] for entry in entries],
-        "nats": [_value(entry, decimals) for entry in entries],
-        "images": [_number(entry.get("n"), 0) for entry in entries],
-        "ESS": [_number(entry.get("effective_sample_size"), 1) for entry in entries],
-        "pixels": [entry.get("binarization") or "" for entry in entries],
-        "remark": [_remark(entry) for entry in entries],
+        "quantity": [entry["name"] for entry in some],
+        "by": [entry.get("method") or "" for entry in some],
+        "run": [entry["run"] for entry in some],
+        **{
+            title: [_value(row[kind], decimals) if kind in row else "" for row in rows.values()]
+            for kind, title in KINDS.items()
+        },
+        "unit": [entry.get("unit", "nats") for entry in some],
+        "images": [_number(entry.get("n"), 0) for entry in some],
+        "ESS": [_number(entry.get("effective_sample_size"), 1) for entry in some],
+        "k̂ > 0.7": [_share(entry.get("unreliable_share")) for entry in some],
+        "pixels": [entry.get("binarization") or "" for entry in some],
+        "remark": [NOT_OF_LOG_P if _flatters(row) else "" for row in rows.values()],
     }
+    right = ("images", "ESS", "k̂ > 0.7", *KINDS.values())
     aligned = []
     for title, cells in columns.items():
-        if not any(cells):
-            continue
-        width = max(map(len, (title, *cells)))
-        justify = str.rjust if title in ("nats", "images", "ESS") else str.ljust
-        aligned.append([justify(cell, width) for cell in (title, "-" * width, *cells)])
+        if any(cells):
+            width = max(map(_width, (title, *cells)))
+            aligned.append(
+                [_justify(cell, width, title in right) for cell in (title, "-" * width, *cells)]
+            )
     return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
 
 
-def _remark(entry: Mapping[str, Any]) -> str:
-    if entry["kind"] == "estimate":
-        return NOT_A_BOUND
-    return NOT_OF_LOG_P if (entry["name"], entry["kind"]) == ("elbo", "upper bound") else ""
+def _width(text: str) -> int:
+    """Columns on a screen: a combining character takes none."""
+    return sum(not unicodedata.combining(character) for character in text)
+
+
+def _justify(text: str, width: int, right: bool) -> str:
+    blanks = " " * (width - _width(text))
+    return blanks + text if right else text + blanks
+
+
+def _flatters(row: Mapping[str, Mapping[str, Any]]) -> bool:
+    return "upper bound" in row and row["upper bound"]["name"] == "elbo"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100.0 * value:.1f}%"
 
 
 def _value(entry: Mapping[str, Any], decimals: int) -> str:
     value, stderr = float(entry["value"]), entry.get("stderr")
+    if entry.get("unit", "nats") != "nats":
+        decimals = 3 if stderr else 0
     # An exact value has no error to show: blanks keep the values under each other.
     error = "" if not stderr else f" ± {float(stderr):.{decimals}f}"
     return f"{value:.{decimals}f}" + error.ljust(decimals + 5)
 
 
 def _decimals(entries: Sequence[Mapping[str, Any]]) -> int:
-    """Two significant digits of the smallest standard error, one to four decimals."""
-    errors = [entry.get("stderr") or 0.0 for entry in entries]
+    """Two significant digits of the smallest standard error in nats, one to four decimals."""
+    in_nats = [entry for entry in entries if entry.get("unit", "nats") == "nats"]
+    errors = [entry.get("stderr") or 0.0 for entry in in_nats]
     errors = [float(error) for error in errors if math.isfinite(error) and error > 0]
     if not errors:
         return 3
@@ -153,6 +183,11 @@ def _decimals(entries: Sequence[Mapping[str, Any]]) -> int:
 
 def _number(value: Any, decimals: int) -> str:
     return "" if value is None else f"{float(value):,.{decimals}f}"
+
+
+def _checked(entry: Any) -> Mapping[str, Any]:
+    _check(entry, "entries")
+    return entry
 
 
 def _check(entry: Any, where: str) -> None:

@@ -9,6 +9,7 @@ from scipy import stats
 import avb_jax as avb
 from avb_jax.contrast import Contrast
 from avb_jax.densities import gaussian_log_prob
+from avb_jax.evaluation import EvaluationSettings
 from avb_jax.types import Encoding, Gaussian, Kernel
 
 WEIGHT, NOISE = 1.3, 0.6
@@ -43,8 +44,9 @@ def model() -> avb.Model:
 def evaluate(a, b, batch_size):
     params = avb.Params({"a": jnp.float32(a), "b": jnp.float32(b)}, {}, {})
     entries = avb.evaluation.evaluate(
-        model(), params, X, num_samples=2000, batch_size=batch_size, progress=False
-    )
+        model(), params, X, progress=False,
+        settings=EvaluationSettings(num_samples=2000, batch_size=batch_size),
+    )  # fmt: skip
     return {(entry["name"], entry["kind"]): entry for entry in entries}
 
 
@@ -101,7 +103,9 @@ def test_an_implicit_posterior_has_an_estimate_and_a_bracket(monkeypatch):
         encode=encode, log_ratio=lambda params, view, z: jnp.zeros(z.shape[:2])
     )
     params = avb.Params({"a": jnp.float32(a), "b": jnp.float32(b)}, {}, {})
-    entries = avb.evaluation.evaluate(implicit, params, X, fit_steps=500, progress=False)
+    entries = avb.evaluation.evaluate(
+        implicit, params, X, settings=EvaluationSettings(fit_steps=500), progress=False
+    )
     elbo = {e["kind"]: e["value"] for e in entries if e["name"] == "elbo"}
     kl = {e["kind"]: e["value"] for e in entries if e["name"] == "kl_to_prior"}
     shift = (a - SLOPE) * X[:, 0]
