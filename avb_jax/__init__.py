@@ -9,6 +9,7 @@ from avb_jax.parallel import compile_step
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.training import Run, load, train
 from avb_jax.types import Encoding, Gaussian, Kernel, Moments, Params, View
+from avb_jax.workdir import Preempted
 
 __all__ = [
     "Calibration",  # how far a fitted critic is to be trusted
@@ -21,6 +22,7 @@ __all__ = [
     "Moments",  # mean and covariance of q(z|x)
     "Optimizers",  # two optax transformations: (vae, critic)
     "Params",  # (encoder, decoder, critic)
+    "Preempted",  # what `train` raises after SIGTERM, once its state is saved
     "Run",  # a run, ready to use
     "TrainState",  # arrays only: step, key, params, two optax states
     "View",  # what a critic may know beside the draws it judges

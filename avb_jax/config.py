@@ -129,6 +129,9 @@ class Config:
     checkpoint_interval: float = _option(
         60.0, "seconds between checkpoints", above=0.0, same_run=True
     )
+    keep_checkpoints: int = _option(
+        3, "how many of the newest checkpoints stay", at_least=1, same_run=True
+    )
     figure_interval: float = _option(60.0, "seconds between figures", above=0.0, same_run=True)
 
     def __post_init__(self):

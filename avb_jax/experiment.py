@@ -16,6 +16,7 @@ from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
 from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.training import Run, train
+from avb_jax.workdir import Preempted
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
@@ -43,6 +44,8 @@ def run_command(main: Callable[..., None], arguments: bool = False) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         main(*rest[1:])
+    except Preempted as stopped:
+        print(stopped)
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise

@@ -20,12 +20,11 @@ from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import compile_step
-from avb_jax.reporting.files import write_atomically
 from avb_jax.reporting.metrics import MetricsWriter
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.types import Params
+from avb_jax.workdir import Preempted, event_shape_path, locked, open_workdir, sigterm_noticed
 
-KEEP_CHECKPOINTS = 3
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
@@ -48,11 +47,6 @@ class Run(NamedTuple):
 OnInterval = Callable[[Run], None]
 
 
-def event_shape_path(workdir: Path) -> Path:
-    """Where a run notes the shape of its images, so that `load` needs no data."""
-    return workdir / "event_shape.txt"
-
-
 def load(
     workdir: str | Path, *, model: Model | None = None, optimizers: Optimizers | None = None
 ) -> Run:
@@ -70,55 +64,12 @@ def load(
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
     model = model or build_model(config, shape)
     state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
-    with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
+    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         restored = checkpoints.restore(state)
     if restored is None:
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     step, state = restored
     return Run(config, model, state.evaluation_params, step)
-
-
-def open_workdir(workdir: Path, config: Config, event_shape: tuple[int, ...], resume: bool) -> None:
-    """Makes the directory ready for a run of `config`.
-
-    Raises:
-        ValueError: if it holds another run, something that is no run, or, without
-            `resume`, checkpoints of this one.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        differing = load_config(path).same_run_as(config)
-        if differing:
-            raise ValueError(
-                f"workdir was {workdir}, which holds a run with another "
-                f"{', '.join(differing)}; choose another --workdir"
-            )
-        if not resume and any((workdir / "checkpoints").glob("[0-9]*")):
-            raise ValueError(
-                f"workdir was {workdir}, which holds checkpoints, with resume off; choose "
-                "another --workdir, or resume"
-            )
-    elif workdir.exists() and (not workdir.is_dir() or _holds_files(workdir)):
-        raise ValueError(
-            f"workdir was {workdir}, which is not empty and holds no run; choose another --workdir"
-        )
-    shape, shape_path = " ".join(map(str, event_shape)), event_shape_path(workdir)
-    if shape_path.exists() and shape_path.read_text() != shape:
-        raise ValueError(
-            f"dataset has images of shape {shape}, and the run in {workdir} has images of shape "
-            f"{shape_path.read_text()}; choose another --workdir"
-        )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config.to_json().encode())
-        write_atomically(shape_path, shape.encode())
-    except OSError as error:
-        raise ValueError(f"workdir was {workdir}, which cannot be written: {error}") from None
-
-
-def _holds_files(workdir: Path) -> bool:
-    """Whether there is more than what a start cut short leaves."""
-    return any(not path.name.endswith(".partial") for path in workdir.iterdir())
 
 
 def train(
@@ -148,8 +99,10 @@ def train(
             arrays are used up by the next step.
 
     Raises:
-        ValueError: for a directory, data set or batch size that does not fit.
+        ValueError: for a directory, data set or batch size that does not fit, a directory where
+            another process trains, or a disk that is full.
         FloatingPointError: when a loss is NaN or infinite; checkpoints stay as they are.
+        Preempted: after SIGTERM, once the state is saved.
     """
     workdir = Path(workdir)
     dataset = dataset or data.load(
@@ -164,18 +117,42 @@ def train(
     step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1, devices=devices)
     open_workdir(workdir, config, dataset.event_shape, resume)
 
-    state, start = init_state(model, optimizers, jax.random.key(config.seed)), 0
-    with closing(Checkpoints(workdir / "checkpoints", KEEP_CHECKPOINTS)) as checkpoints:
+    state = init_state(model, optimizers, jax.random.key(config.seed))
+    with locked(workdir):
+        try:
+            state = _train(config, workdir, model, step, state, batches, on_interval)
+        except OSError as error:
+            raise ValueError(
+                f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
+                "stays, and the same command goes on from there"
+            ) from None
+    return Run(config, model, state.evaluation_params, config.num_steps)
+
+
+def _train(
+    config: Config, workdir: Path, model: Model, step, state: TrainState, batches, on_interval
+) -> TrainState:
+    """The state after the last step; raises Preempted once it is saved, if SIGTERM comes."""
+    start, saved = 0, Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
+    with closing(saved) as checkpoints, sigterm_noticed() as sigterm_came:
         restored = checkpoints.restore(state)
         if restored is not None:
             start, state = restored
         clock = _Clock(config, checkpoints, on_interval, model)
         with MetricsWriter(workdir / "metrics.jsonl", start) as writer:
             for done, latest, metrics in _calls(config, step, state, start, batches):
+                last, stopping = done == config.num_steps, sigterm_came()
                 writer.write(done, metrics)
-                clock.tick(latest, done, last=done == config.num_steps)
+                clock.tick(latest, done, last=last, save=last or stopping)
+                if stopping and not last:
+                    checkpoints.wait()
+                    raise Preempted(
+                        f"stopped by SIGTERM at step {done} of {config.num_steps}, which is saved "
+                        f"in {workdir}; the same command goes on from there"
+                    )
                 state = latest
-    return Run(config, model, state.evaluation_params, config.num_steps)
+        checkpoints.wait()
+    return state
 
 
 def _calls(config: Config, step, state: TrainState, start: int, batches: Batches) -> Iterator:
@@ -225,9 +202,9 @@ class _Clock:
         self.checkpoints, self.on_interval = checkpoints, on_interval
         self.saved = self.drawn = time.monotonic()
 
-    def tick(self, state: TrainState, step: int, last: bool) -> None:
+    def tick(self, state: TrainState, step: int, *, last: bool, save: bool) -> None:
         now = time.monotonic()
-        if last or now - self.saved >= self.config.checkpoint_interval:
+        if save or now - self.saved >= self.config.checkpoint_interval:
             if not _all_finite(state.params):
                 raise FloatingPointError(
                     f"step {step}: a parameter was not finite; training stopped and the last "

@@ -1,6 +1,9 @@
 """The tests' environment: four CPU devices, and no silent promotion of dtypes or ranks."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Set before jax starts its backend. NPROC sizes XLA's thread pool: collectives over several host
@@ -34,6 +37,29 @@ def command_environment(tmp_path_factory) -> dict[str, str]:
     return environment | {
         "XLA_FLAGS": QUICK, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(cache)
     }  # fmt: skip
+
+
+TRAIN = """
+import sys
+import avb_jax as avb
+from avb_jax.config import load_config
+from avb_jax.experiment import run_command
+run_command(lambda path, workdir: avb.train(load_config(path), workdir), arguments=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def start_training(command_environment) -> Callable[..., subprocess.Popen]:
+    """Starts a process that trains as `config` says in `workdir`, as a command line would."""
+
+    def start(config, workdir: Path, **options) -> subprocess.Popen:
+        path = workdir.with_suffix(".json")
+        path.write_text(config.to_json())
+        command = [sys.executable, "-c", TRAIN, str(path), str(workdir)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **({"env": command_environment} | pipes | options))
+
+    return start
 
 
 @pytest.fixture(scope="session")

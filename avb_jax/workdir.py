@@ -1,0 +1,106 @@
+"""The directory of a run: whose it is, that one process at a time trains there, how it stops."""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avb_jax.config import Config, load_config
+from avb_jax.reporting.files import write_atomically
+
+LOCK = "training.lock"
+
+
+class Preempted(Exception):
+    """Training was asked to stop (SIGTERM), and did, once its state was saved."""
+
+
+def event_shape_path(workdir: Path) -> Path:
+    """Where a run notes the shape of its images, so that `load` needs no data."""
+    return workdir / "event_shape.txt"
+
+
+def open_workdir(workdir: Path, config: Config, event_shape: tuple[int, ...], resume: bool) -> None:
+    """Makes the directory ready for a run of `config`.
+
+    Raises:
+        ValueError: if it holds another run, something that is no run, or, without
+            `resume`, checkpoints of this one.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        differing = load_config(path).same_run_as(config)
+        if differing:
+            raise ValueError(
+                f"workdir was {workdir}, which holds a run with another "
+                f"{', '.join(differing)}; choose another --workdir"
+            )
+        if not resume and any((workdir / "checkpoints").glob("[0-9]*")):
+            raise ValueError(
+                f"workdir was {workdir}, which holds checkpoints, with resume off; choose "
+                "another --workdir, or resume"
+            )
+    elif workdir.exists() and (not workdir.is_dir() or _holds_files(workdir)):
+        raise ValueError(
+            f"workdir was {workdir}, which is not empty and holds no run; choose another --workdir"
+        )
+    shape, shape_path = " ".join(map(str, event_shape)), event_shape_path(workdir)
+    if shape_path.exists() and shape_path.read_text() != shape:
+        raise ValueError(
+            f"dataset has images of shape {shape}, and the run in {workdir} has images of shape "
+            f"{shape_path.read_text()}; choose another --workdir"
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config.to_json().encode())
+        write_atomically(shape_path, shape.encode())
+    except OSError as error:
+        raise ValueError(f"workdir was {workdir}, which cannot be written: {error}") from None
+
+
+def _holds_files(workdir: Path) -> bool:
+    """Whether there is more than what a start cut short leaves."""
+    ours = (LOCK, ".partial")
+    return any(not path.name.endswith(ours) for path in workdir.iterdir())
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Within it no other process trains in `workdir`; a process that dies leaves no lock behind.
+
+    Raises:
+        ValueError: if another one does.
+    """
+    with open(workdir / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"workdir was {workdir}, where process {file.read() or 'unknown'} is training; "
+                "wait for it, or choose another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def sigterm_noticed() -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether SIGTERM has come, which no longer ends the process.
+
+    In another thread than the main one, where Python allows no handler, it never has.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,109 @@
+"""A run that is asked to stop, one that finds another in its directory, and one on a full disk."""
+
+import dataclasses
+import os
+import resource
+import signal
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import avb_jax as avb
+from avb_jax.workdir import locked, sigterm_noticed
+
+
+def config_of(num_steps: int, **changes) -> avb.Config:
+    return avb.Config(
+        dataset="four_images", binarization="threshold", latent_dim=2, width=8, depth=1,
+        critic_width=8, critic_depth=1, critic_trunk_width=8, batch_size=4, steps_per_call=10,
+        num_steps=num_steps, **changes,
+    )  # fmt: skip
+
+
+def metrics_lines(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_sigterm_saves_says_how_to_go_on_and_is_no_failure(start_training, tmp_path):
+    """And the run, resumed, is bit for bit the one that was never stopped."""
+    workdir, config = tmp_path / "run", config_of(600)
+    whole = start_training(config, tmp_path / "whole")
+    process = start_training(config, workdir)
+    while metrics_lines(workdir) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint
+    assert "stopped by SIGTERM at step" in printed and "goes on from there" in printed
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert len(saved) == 1 and 0 < saved[0] < 600
+    assert f"at step {saved[0]} of 600" in printed and metrics_lines(workdir) == saved[0] // 10
+    resumed = start_training(config, workdir)
+    for run in (whole, resumed):
+        assert run.communicate(timeout=300) and run.returncode == 0
+    ours, theirs = (avb.load(path).params for path in (workdir, tmp_path / "whole"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_process_at_a_time_trains_in_a_directory(start_training, tmp_path):
+    avb.train(config_of(10), tmp_path / "run")
+    with locked(tmp_path / "run"):
+        process = start_training(config_of(10), tmp_path / "run")
+        _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in complaint
+    assert f"where process {os.getpid()} is training; wait for it" in complaint
+    avb.train(config_of(10), tmp_path / "run")
+
+
+def test_a_full_disk_is_one_sentence_and_harms_no_checkpoint(
+    start_training, command_environment, tmp_path
+):
+    """Files may grow to 4 kB only, as if the disk were full: metrics.jsonl soon does not fit."""
+    workdir, config = tmp_path / "run", config_of(3000, checkpoint_interval=3600.0)
+    avb.train(dataclasses.replace(config, num_steps=10), workdir)
+    (workdir / "config.json").write_text(config.to_json())
+    environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path)}
+    process = start_training(config, workdir, env=environment)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 2, complaint
+    assert "which cannot be written: " in complaint and "what was saved before stays" in complaint
+    assert avb.load(workdir).step == 10
+
+
+def test_another_thread_trains_without_a_handler():
+    found = []
+
+    def work():
+        with sigterm_noticed() as came:
+            found.append(came())
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_handler_before_is_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with sigterm_noticed() as came:
+        assert not came()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert came()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_so_many_checkpoints_stay(tmp_path, keep):
+    config = config_of(60, checkpoint_interval=1e-6, keep_checkpoints=keep)
+    avb.train(config, tmp_path / "run")
+    names = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert names == [f"{step:08d}" for step in (50, 60)[-keep:]]
