@@ -26,6 +26,7 @@ from avb_jax.evaluation.annealing import (
     Target,
     begin,
     build_target,
+    jump,
     move,
     pilot,
     schedule,
@@ -49,7 +50,7 @@ class AISResult(NamedTuple):
     acceptance: Array
 
 
-def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, leapfrog: int):
+def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, s: AISSettings):
     """Σ_t (β_{t+1} − β_t) log(p(x, z_t)/r(z_t)) along a chain, nats, and its mean acceptance.
 
     z_t is where the chain is after a move under π of β_t; `betas` rise or fall, and end at 0 or 1.
@@ -57,15 +58,19 @@ def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, 
 
     def one(carry, given):
         chain, log_w = carry
-        beta, before, step, key = given
+        beta, before, step, key, jumps = given
         log_w = log_w + (beta - before) * chain.ratio
-        chain, acceptance = move(target, chain, beta, step, key, leapfrog)
+        key_move, key_jump = jax.random.split(key)
+        chain, acceptance = move(target, chain, beta, step, key_move, s.num_leapfrog)
+        if s.jump_interval:
+            chain = lax.cond(jumps, lambda c: jump(target, c, beta, key_jump), lambda c: c, chain)
         return (chain, log_w), acceptance
 
     inner = betas[1:-1]
     keys = jax.random.split(key, len(inner))
+    jumps = jnp.arange(len(inner)) % max(1, s.jump_interval) == 0
     start = (chain, jnp.zeros([], chain.u.dtype))
-    (chain, log_w), acceptance = lax.scan(one, start, (inner, betas[:-2], steps, keys))
+    (chain, log_w), acceptance = lax.scan(one, start, (inner, betas[:-2], steps, keys, jumps))
     return log_w + (betas[-1] - betas[-2]) * chain.ratio, jnp.mean(acceptance)
 
 
@@ -81,7 +86,7 @@ def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: 
 
     def one_chain(key_start, key_move):
         u = target.draw(key_start) if z is None else target.locate(z)
-        return _anneal(target, begin(target, u), betas, steps, key_move, settings.num_leapfrog)
+        return _anneal(target, begin(target, u), betas, steps, key_move, settings)
 
     keys = (jax.random.split(k, settings.num_chains) for k in (key_start, key_move))
     log_w, acceptance = jax.vmap(one_chain)(*keys)
@@ -210,6 +215,8 @@ def _keys(key: Key, x: Array, settings: AISSettings) -> Key:
     """A key for each data point, after a check of the settings."""
     counts = {name: getattr(settings, name) for name in ("num_chains", "num_leapfrog", "num_fit")}
     check_counts(**counts)
+    if settings.jump_interval < 0:
+        raise ValueError(f"jump_interval was {settings.jump_interval}; allowed is 0 or more")
     if settings.num_temperatures < 2:
         raise ValueError(f"num_temperatures was {settings.num_temperatures}; allowed is 2 or more")
     for name, allowed in (("schedule", SCHEDULES), ("start", STARTS)):

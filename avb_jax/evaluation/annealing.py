@@ -44,6 +44,8 @@ class AISSettings(NamedTuple):
             2016, to first order: β moves inversely to the standard deviation of log p(x, z)/r).
         start: `student` or `gaussian`, fitted to draws of q(z|x); or the `prior`.
         num_fit: draws of q(z|x) that give the start, and the scale of the moves.
+        jump_interval: every so many temperatures a chain is offered a draw of the prior, or of the
+            start, to go to: how it comes to a mode that q(z|x) has not; 0: never.
     """
 
     num_temperatures: int = 1000
@@ -52,11 +54,14 @@ class AISSettings(NamedTuple):
     schedule: str = "linear"
     start: str = "student"
     num_fit: int = 256
+    jump_interval: int = 5
 
 
 DEFAULTS = AISSettings()
 # The authors' (paper, section 6.2; 2,560 test images, dynamic binarisation).
-MESCHEDER2017 = AISSettings(num_temperatures=1000, num_chains=8, num_leapfrog=11, start="gaussian")
+MESCHEDER2017 = AISSettings(
+    num_temperatures=1000, num_chains=8, num_leapfrog=11, start="gaussian", jump_interval=0
+)
 
 
 class Target(NamedTuple):
@@ -67,12 +72,16 @@ class Target(NamedTuple):
         ratio: [D] -> log p(x, z) − log r.
         draw: key -> u ~ r.
         locate: z [D] -> u.
+        jump: key -> u, of the prior or of the start, as often.
+        jump_density: u [D] -> its log density, nats, up to a constant.
     """
 
     start: Callable[[Array], Array]
     ratio: Callable[[Array], Array]
     draw: Callable[[Key], Array]
     locate: Callable[[Array], Array]
+    jump: Callable[[Key], Array]
+    jump_density: Callable[[Array], Array]
 
 
 def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSettings) -> Target:
@@ -88,10 +97,13 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
     def place(u):
         return contrasts.unwhiten(u[None, None], unit)
 
-    def start(u):
-        if from_prior:
-            return log_prior(place(u))[0, 0]
+    def prior(u):
+        return log_prior(place(u))[0, 0]
+
+    def fitted(u):
         return log_density_standard(jnp.sum(jnp.square(u)), dim, degrees) - log_scale
+
+    start = prior if from_prior else fitted
 
     def ratio(u):
         return model.log_joint(params, x[None], place(u))[0, 0] - start(u)
@@ -99,12 +111,23 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
     def locate(z):
         return contrasts.whiten(z[None, None], unit)[0, 0]
 
-    def draw(key):
-        if from_prior:
-            return locate(jax.random.normal(key, (dim,), draws.dtype))
+    def draw_prior(key):
+        return locate(jax.random.normal(key, (dim,), draws.dtype))
+
+    def draw_fitted(key):
         return locate(sample_proposal(proposal, key)[0])
 
-    return Target(start, ratio, draw, locate)
+    def draw(key):
+        return draw_prior(key) if from_prior else draw_fitted(key)
+
+    def jump(key):
+        which, key = jax.random.split(key)
+        return jnp.where(jax.random.bernoulli(which), draw_prior(key), draw_fitted(key))
+
+    def jump_density(u):
+        return jnp.logaddexp(prior(u), fitted(u))
+
+    return Target(start, ratio, draw, locate, jump, jump_density)
 
 
 class Chain(NamedTuple):
@@ -143,6 +166,19 @@ def move(target: Target, chain: Chain, beta: Array, step_size: Array, key: Key, 
     return Chain(state.position, ratio, (state.logdensity_grad - slope) / beta), (
         info.acceptance_rate
     )
+
+
+def jump(target: Target, chain: Chain, beta: Array, key: Key) -> Chain:
+    """One independence move of Metropolis and Hastings under π_β, anywhere in z."""
+    key_u, key_accept = jax.random.split(key)
+    offered = begin(target, target.jump(key_u))
+
+    def log_weight(chain):
+        return target.start(chain.u) + beta * chain.ratio - target.jump_density(chain.u)
+
+    gain = log_weight(offered) - log_weight(chain)
+    accepted = jnp.log(jax.random.uniform(key_accept)) < gain
+    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), offered, chain)
 
 
 def pilot(target: Target, key: Key, leapfrog: int) -> tuple[Array, Array, Array]:

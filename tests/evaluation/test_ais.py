@@ -102,6 +102,35 @@ def test_each_data_point_is_annealed_by_a_key_of_its_own():
     assert len(np.unique(second)) == B
 
 
+class TwoModes(NamedTuple):
+    """p(x|z) = ½ N(z; −x, s² I) + ½ N(z; x, s² I) in two dimensions; q has the mode at x alone."""
+
+    scale: float
+
+    def log_joint(self, params, x, z):
+        squares = jnp.stack([jnp.sum(jnp.square(z - at[None]), axis=-1) for at in (x, -x)])
+        log_densities = -0.5 * squares / self.scale**2 - 2.0 * jnp.log(self.scale) - LOG_2PI
+        return jax.nn.logsumexp(log_densities, axis=0) - jnp.log(2.0) + log_prior(z)
+
+    def sample_posterior(self, params, key, x, num_samples):
+        variance = self.scale**2 / (1.0 + self.scale**2)
+        noise = jax.random.normal(key, (num_samples, *x.shape))
+        return x[None] / (1.0 + self.scale**2) + variance**0.5 * noise
+
+
+def test_a_mode_that_q_has_not_is_found():
+    """log p(x) is log N(x; 0, (1 + s²) I): half of it is out of sight of q and of local moves."""
+    model, x = TwoModes(0.1), 0.5 * jnp.ones((B, 2))
+    exact = scipy.stats.multivariate_normal(np.zeros(2), 1.01 * np.eye(2)).logpdf(np.asarray(x))
+    settings = AISSettings(num_temperatures=300, num_chains=8, num_leapfrog=2, num_fit=64)
+    found, local = (
+        error(ais_log_likelihood(model, None, jax.random.key(0), x, settings=s), exact)
+        for s in (settings, settings._replace(jump_interval=0))
+    )
+    assert abs(found[0]) < SIGMAS * found[1] + 0.05
+    assert abs(local[0] + np.log(2.0)) < SIGMAS * local[1] + 0.05
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_rise_from_0_to_1(name):
     at = jnp.linspace(0.0, 1.0, 11)[1:]
@@ -125,6 +154,7 @@ def test_the_adaptive_schedule_is_slow_where_the_spread_is_large():
         ({"num_temperatures": 1}, "num_temperatures was 1; allowed is 2 or more"),
         ({"num_chains": 0}, "num_chains was 0; allowed is 1 or more"),
         ({"schedule": "steep"}, "schedule was 'steep'; allowed are linear"),
+        ({"jump_interval": -1}, "jump_interval was -1; allowed is 0 or more"),
         ({"start": "q"}, "start was 'q'; allowed are student"),
     ],
 )
