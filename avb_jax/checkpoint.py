@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 from absl import logging
 
+from avb_jax.processes import PeerLost
 from avb_jax.types import Tree
 
 if TYPE_CHECKING:
@@ -117,6 +118,14 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
             self._manager = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # A save that waits for a process that is gone would never end.
+        if kind is not PeerLost:
+            self.close()
 
     def _path(self, step: int) -> Path:
         return self.directory / f"{step:08d}"

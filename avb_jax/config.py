@@ -17,6 +17,7 @@ DATASETS = (
     "cifar10",
     "celeb_a",
 )
+DATA_LOADING = ("auto", "memory", "stream")
 BINARIZATIONS = ("dynamic", "static", "threshold", "none")
 LIKELIHOODS = ("bernoulli", "gaussian", "logistic")
 IMPLICIT_ENCODERS = ("noise-mlp", "noise-conv", "basis")
@@ -52,6 +53,16 @@ class Config:
     )
     data_dir: str | None = _option(
         None, "directory of prepared TFDS data sets (unset: TFDS's own)", same_run=True
+    )
+    data_loading: str = _option(
+        "auto", "images in memory, or read when they are needed; auto: in memory up to the limit",
+        choices=DATA_LOADING, same_run=True,
+    )  # fmt: skip
+    memory_limit_gb: float = _option(
+        4.0, "of images that data_loading=auto keeps in memory", above=0.0, same_run=True
+    )
+    data_workers: int = _option(
+        1, "processes that read streamed images ahead; 0: threads", at_least=0, same_run=True
     )
     binarization: str = _option(
         "dynamic",

@@ -1,6 +1,7 @@
 """What the command lines share: flags, errors and exit status, evaluation, figures."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from avb_jax import evaluation, reporting
+from avb_jax import evaluation, processes, reporting
 from avb_jax.config import Config, define_flags
 from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
@@ -43,9 +44,15 @@ def run_command(main: Callable[..., None], arguments: bool = False) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
+        if "distributed" in flags.FLAGS and flags.FLAGS.distributed:
+            names = ("coordinator_address", "num_processes", "process_id")
+            processes.join(*(getattr(flags.FLAGS, name) for name in names))
         main(*rest[1:])
     except Preempted as stopped:
         print(stopped)
+    except processes.PeerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # the usual way out waits for the process that is gone
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise
@@ -71,6 +78,10 @@ def define_training_flags(**defaults) -> None:
     define_flags(flags.FLAGS, **defaults)
     flags.DEFINE_string("workdir", None, "directory of the run (unset: runs/DATASET)")
     flags.DEFINE_bool("resume", True, "go on from the checkpoint in the workdir, if there is one")
+    flags.DEFINE_bool("distributed", False, "this is one of several processes, on any hosts")
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 (unset: detected)")
+    flags.DEFINE_integer("num_processes", None, "how many processes (unset: detected)")
+    flags.DEFINE_integer("process_id", None, "which of them this is, from 0 (unset: detected)")
     define_evaluation_flags()
 
 
@@ -154,7 +165,7 @@ def _measured(entry: dict) -> tuple:
 
 
 def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
-    """Trains by the flags, with figures on the way, then evaluates."""
+    """Trains by the flags, with figures on the way, then evaluates, in the first process alone."""
     run = train(
         config,
         workdir,
@@ -162,6 +173,8 @@ def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[
         resume=flags.FLAGS.resume,
         on_interval=lambda run: draw(run, dataset, workdir),
     )
+    if not processes.is_first():
+        return []
     draw(run, dataset, workdir)
     return evaluate(run, dataset, workdir, evaluation_settings())
 

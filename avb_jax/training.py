@@ -1,9 +1,9 @@
 """The loop: steps, metrics, checkpoints, resume; and `load`, which gives a run back."""
 
-import math
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from avb_jax import data
+from avb_jax import data, processes
 from avb_jax.checkpoint import Checkpoints
 from avb_jax.config import Config, load_config
 from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
-from avb_jax.parallel import compile_step
+from avb_jax.parallel import compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.types import Params
@@ -64,7 +64,7 @@ def load(
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
     model = model or build_model(config, shape)
     state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
-    with closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state)
     if restored is None:
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
@@ -105,20 +105,23 @@ def train(
         Preempted: after SIGTERM, once the state is saved.
     """
     workdir = Path(workdir)
-    dataset = dataset or data.load(
-        config.dataset, data_dir=config.data_dir, binarization=config.binarization
-    )
-    batches = Batches(dataset.train.images, config.batch_size, config.seed)
+    dataset = dataset or data.load_for(config)
+    devices = devices_for(config.batch_size)
+    part, parts = jax.process_index(), jax.process_count()
+    batches = Batches(dataset.train.images, config.batch_size, config.seed, part, parts)
     model = model or build_model(config, dataset.event_shape)
     optimizers = optimizers or build_optimizers(config)
-    devices = jax.local_devices()[: math.gcd(config.batch_size, jax.local_device_count())]
     steps = fuse_steps(make_train_step(model, optimizers, config), config.num_steps)
     chex.clear_trace_counter()  # of a run before this one
     step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1, devices=devices)
-    open_workdir(workdir, config, dataset.event_shape, resume)
+    state = step.place(init_state(model, optimizers, jax.random.key(config.seed)))
+    with ExitStack() as held:
 
-    state = init_state(model, optimizers, jax.random.key(config.seed))
-    with locked(workdir):
+        def claim():
+            open_workdir(workdir, config, dataset.event_shape, resume)
+            held.enter_context(locked(workdir))
+
+        processes.first_does(claim)
         try:
             state = _train(config, workdir, model, step, state, batches, on_interval)
         except OSError as error:
@@ -126,7 +129,7 @@ def train(
                 f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
                 "stays, and the same command goes on from there"
             ) from None
-    return Run(config, model, state.evaluation_params, config.num_steps)
+    return Run(config, model, step.gather(state.evaluation_params), config.num_steps)
 
 
 def _train(
@@ -134,23 +137,35 @@ def _train(
 ) -> TrainState:
     """The state after the last step; raises Preempted once it is saved, if SIGTERM comes."""
     start, saved = 0, Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
-    with closing(saved) as checkpoints, sigterm_noticed() as sigterm_came:
+    with saved as checkpoints, processes.all_needed(), ExitStack() as opened:
+        sigterm_came = opened.enter_context(sigterm_noticed())
         restored = checkpoints.restore(state)
         if restored is not None:
             start, state = restored
-        clock = _Clock(config, checkpoints, on_interval, model)
-        with MetricsWriter(workdir / "metrics.jsonl", start) as writer:
-            for done, latest, metrics in _calls(config, step, state, start, batches):
-                last, stopping = done == config.num_steps, sigterm_came()
+        if processes.is_first():
+            metrics_file = MetricsWriter(workdir / "metrics.jsonl", start)
+            writer = opened.enter_context(metrics_file)
+        saving, drawing = _Clock(config.checkpoint_interval), _Clock(config.figure_interval)
+        for done, latest, metrics in _calls(config, step, state, start, batches):
+            last = done == config.num_steps
+            if processes.is_first():
                 writer.write(done, metrics)
-                clock.tick(latest, done, last=last, save=last or stopping)
-                if stopping and not last:
-                    checkpoints.wait()
-                    raise Preempted(
-                        f"stopped by SIGTERM at step {done} of {config.num_steps}, which is saved "
-                        f"in {workdir}; the same command goes on from there"
-                    )
-                state = latest
+            stopping, save, draw = processes.any_says(sigterm_came(), saving.due(), drawing.due())
+            if save or last or stopping:
+                _save(checkpoints, done, latest)
+                saving.restart()
+            if stopping and not last:
+                checkpoints.wait()
+                raise Preempted(
+                    f"stopped by SIGTERM at step {done} of {config.num_steps}, which is saved "
+                    f"in {workdir}; the same command goes on from there"
+                )
+            if draw and on_interval and not last:
+                params = step.gather(latest.evaluation_params)
+                if processes.is_first():
+                    on_interval(Run(config, model, params, done))
+                drawing.restart()
+            state = latest
         checkpoints.wait()
     return state
 
@@ -158,13 +173,20 @@ def _train(
 def _calls(config: Config, step, state: TrainState, start: int, batches: Batches) -> Iterator:
     """Yields (steps taken, state, mean metrics) after each device call."""
     size = config.steps_per_call
-    progress = tqdm(total=config.num_steps, initial=start, unit="step", dynamic_ncols=True)
+    progress = tqdm(
+        total=config.num_steps,
+        initial=start,
+        unit="step",
+        dynamic_ncols=True,
+        disable=not processes.is_first(),
+    )
     with progress:
-        next_batches = batches.take(start, size)
+        calls = _batches_of_calls(config, batches, start)
+        next_batches = step.put(next(calls))
         for first in range(start, config.num_steps, size):
             count = min(size, config.num_steps - first)
             state, metrics = step(state, next_batches)
-            next_batches = batches.take(first + size, size)  # while the device works
+            next_batches = step.put(next(calls))  # while the device works
             metrics = {name: np.asarray(values)[:count] for name, values in metrics.items()}
             _check_finite(metrics, first)
             means = {name: float(values.mean()) for name, values in metrics.items()}
@@ -176,6 +198,14 @@ def _calls(config: Config, step, state: TrainState, start: int, batches: Batches
             }
             progress.set_postfix({k: f"{means[v]:.2f}" for k, v in shown.items()}, refresh=False)
             yield first + count, state, means
+
+
+def _batches_of_calls(config: Config, batches: Batches, start: int) -> Iterator[np.ndarray]:
+    """[K, B, h, w, c] of each call from step `start` on, without end."""
+    size = config.steps_per_call
+    if batches.in_memory:
+        return (batches.take(first, size) for first in itertools.count(start, size))
+    return data.read_ahead(batches, start, size, config.data_workers)
 
 
 def _check_finite(metrics: dict[str, np.ndarray], first: int) -> None:
@@ -195,26 +225,26 @@ def _check_finite(metrics: dict[str, np.ndarray], first: int) -> None:
 
 
 class _Clock:
-    """Saves checkpoints and draws figures when their intervals have passed."""
+    """Tells when so many seconds have passed, to the first process alone: it decides for all."""
 
-    def __init__(self, config, checkpoints, on_interval, model):
-        self.config, self.model = config, model
-        self.checkpoints, self.on_interval = checkpoints, on_interval
-        self.saved = self.drawn = time.monotonic()
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self.restart()
 
-    def tick(self, state: TrainState, step: int, *, last: bool, save: bool) -> None:
-        now = time.monotonic()
-        if save or now - self.saved >= self.config.checkpoint_interval:
-            if not _all_finite(state.params):
-                raise FloatingPointError(
-                    f"step {step}: a parameter was not finite; training stopped and the last "
-                    "good checkpoint stays"
-                )
-            self.checkpoints.save(step, state)
-            self.saved = time.monotonic()
-        if self.on_interval and not last and now - self.drawn >= self.config.figure_interval:
-            self.on_interval(Run(self.config, self.model, state.evaluation_params, step))
-            self.drawn = time.monotonic()
+    def restart(self) -> None:
+        self._began = time.monotonic()
+
+    def due(self) -> bool:
+        return processes.is_first() and time.monotonic() - self._began >= self._seconds
+
+
+def _save(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+    if not _all_finite(state.params):
+        raise FloatingPointError(
+            f"step {step}: a parameter was not finite; training stopped and the last good "
+            "checkpoint stays"
+        )
+    checkpoints.save(step, state)
 
 
 @jax.jit

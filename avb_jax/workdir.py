@@ -103,4 +103,5 @@ def sigterm_noticed() -> Iterator[Callable[[], bool]]:
     try:
         yield came.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # None: a handler that Python did not install, JAX's for one.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

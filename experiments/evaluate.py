@@ -10,6 +10,7 @@ column of its direction, and writes evaluation.json. Killed and started again, i
 prints what evaluated runs say, side by side, and draws it into the first run's figures.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -105,11 +106,8 @@ def main(*arguments: str) -> None:
     workdir = Path(flags.FLAGS.workdir)
     run = avb.load(workdir)
     settings = settings_of_flags(run.config)
-    dataset = data.load(
-        run.config.dataset,
-        data_dir=flags.FLAGS.data_dir or run.config.data_dir,
-        binarization=run.config.binarization,
-    )
+    data_dir = flags.FLAGS.data_dir or run.config.data_dir
+    dataset = data.load_for(dataclasses.replace(run.config, data_dir=data_dir))
     entries = experiment.evaluate(run, dataset, workdir, settings, flags.FLAGS.split)
     figures = experiment.draw(run, dataset, workdir)
     print(f"\n{run.config.dataset}, {flags.FLAGS.split} split, step {run.step}")

@@ -58,7 +58,7 @@ def config_of(case: dict) -> Config:
 def measure(case: dict) -> dict:
     """One run: whether it stayed finite, log p(x) of test images, the ELBO, and q's spread."""
     config, start = config_of(case), time.perf_counter()
-    dataset = data.load(config.dataset, data_dir=config.data_dir, binarization=config.binarization)
+    dataset = data.load_for(config)
     x = experiment.preprocess(dataset.test, config, IMAGES)[:]
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -51,7 +51,7 @@ def main() -> None:
         raise ValueError(
             f"latent_dim was {config.latent_dim}; allowed are 1 and 2, where log p(x) is exact"
         )
-    dataset = data.load(config.dataset, binarization=config.binarization)
+    dataset = data.load_for(config)
     base = Path(flags.FLAGS.workdir or "runs/four_images")
     runs, exact = {}, []
     for seed in range(config.seed, config.seed + flags.FLAGS.seeds):

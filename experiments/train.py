@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from avb_jax import data, experiment, reporting
+from avb_jax import data, experiment, processes, reporting
 from avb_jax.config import config_from_flags
 
 experiment.define_training_flags()
@@ -22,8 +22,10 @@ def main() -> None:
     config = config_from_flags(flags.FLAGS)
     if flags.FLAGS.compare and config.encoder == "gaussian":
         raise ValueError("compare was given with encoder 'gaussian'; allowed is any other")
+    if flags.FLAGS.compare and flags.FLAGS.distributed:
+        raise ValueError("compare was given with distributed; allowed is one run at a time")
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
-    dataset = data.load(config.dataset, data_dir=config.data_dir, binarization=config.binarization)
+    dataset = data.load_for(config)
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
     if flags.FLAGS.compare:
         vae = dataclasses.replace(
@@ -37,6 +39,8 @@ def main() -> None:
         )
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 
+    if not processes.is_first():
+        return
     print(f"\n{config.dataset}, test split, binarisation {config.binarization}")
     if flags.FLAGS.compare:
         print(reporting.comparison_table(runs))

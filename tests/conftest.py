@@ -1,6 +1,7 @@
 """The tests' environment: four CPU devices, and no silent promotion of dtypes or ranks."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,26 +41,52 @@ def command_environment(tmp_path_factory) -> dict[str, str]:
 
 
 TRAIN = """
-import sys
 import avb_jax as avb
+from avb_jax import experiment
 from avb_jax.config import load_config
-from avb_jax.experiment import run_command
-run_command(lambda path, workdir: avb.train(load_config(path), workdir), arguments=True)
+experiment.define_training_flags()
+experiment.run_command(lambda path, workdir: avb.train(load_config(path), workdir), arguments=True)
 """
 
 
 @pytest.fixture(scope="session")
-def start_training(command_environment) -> Callable[..., subprocess.Popen]:
-    """Starts a process that trains as `config` says in `workdir`, as a command line would."""
+def start_process(command_environment) -> Callable[..., subprocess.Popen]:
+    """Starts Python on a program's text, with `devices` CPU devices."""
 
-    def start(config, workdir: Path, **options) -> subprocess.Popen:
-        path = workdir.with_suffix(".json")
-        path.write_text(config.to_json())
-        command = [sys.executable, "-c", TRAIN, str(path), str(workdir)]
+    def start(program: str, *arguments, devices: int = 1, **options) -> subprocess.Popen:
+        flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
+        environment = command_environment | {"XLA_FLAGS": flags, "NPROC": "32"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, **({"env": command_environment} | pipes | options))
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        return subprocess.Popen(command, **({"env": environment} | pipes | options))
 
     return start
+
+
+@pytest.fixture(scope="session")
+def start_training(start_process) -> Callable[..., subprocess.Popen]:
+    """Starts a process that trains as `config` says in `workdir`, as a command line would."""
+
+    def start(config, workdir: Path, *flags: str, **options) -> subprocess.Popen:
+        path = workdir.with_suffix(".json")
+        path.write_text(config.to_json())
+        return start_process(TRAIN, *flags, path, workdir, **options)
+
+    return start
+
+
+@pytest.fixture
+def two_processes() -> Callable[[], list[list[str]]]:
+    """The flags of either process of a run, at an address of its own each time."""
+
+    def flags() -> list[list[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        both = ["--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+        return [[*both, f"--process_id={i}"] for i in range(2)]
+
+    return flags
 
 
 @pytest.fixture(scope="session")

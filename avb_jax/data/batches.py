@@ -94,12 +94,16 @@ class Batches:
     epochs follow one another without a gap, so that a batch may end one and begin the next.
     """
 
-    def __init__(self, images: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self, images: np.ndarray, batch_size: int, seed: int, part: int = 0, parts: int = 1
+    ):
         """
         Args:
-            images: [n, height, width, channels], uint8.
+            images: [n, height, width, channels], uint8: an array, or what is indexed as one.
             batch_size: B, at most n.
             seed: 0 or more.
+            part: which part of every batch to take, from 0.
+            parts: into how many equal parts, by rows, the processes divide a batch.
 
         Raises:
             ValueError: a batch size outside [1, n], or a negative seed.
@@ -114,20 +118,27 @@ class Batches:
         self._images = images
         self._batch_size = batch_size
         self._seed = seed
+        rows = batch_size // parts
+        self._rows = slice(part * rows, (part + 1) * rows)
         self._latest: tuple[int, np.ndarray] | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a batch costs no reading."""
+        return isinstance(self._images, np.ndarray)
 
     def take(self, step: int, num_steps: int) -> np.ndarray:
         """The batches of steps step, ..., step + num_steps - 1.
 
         Returns:
-            [num_steps, B, height, width, channels], uint8.
+            [num_steps, B, height, width, channels], uint8; of this part's rows alone.
         """
         total = len(self._images)
         start, stop = step * self._batch_size, (step + num_steps) * self._batch_size
         first, last = start // total, (stop - 1) // total
         order = np.concatenate([self._permutation(epoch) for epoch in range(first, last + 1)])
-        chosen = order[start - first * total : stop - first * total]
-        return self._images[chosen].reshape(num_steps, self._batch_size, *self._images.shape[1:])
+        chosen = order[start - first * total : stop - first * total].reshape(num_steps, -1)
+        return self._images[chosen[:, self._rows]]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         # The latest is kept: to draw it again at every call costs as much as a short step.

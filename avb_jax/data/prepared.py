@@ -20,10 +20,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from avb_jax.data.streams import Stream
 
 # Train, validation and test in TFDS's slicing language, disjoint.
 SPLITS: dict[str, tuple[str, str, str]] = {
@@ -36,19 +39,21 @@ SPLITS: dict[str, tuple[str, str, str]] = {
     "celeb_a": ("train", "validation", "test"),
 }
 
-Pair = tuple[np.ndarray, np.ndarray | None]  # images [n, height, width, channels], labels [n]
+# Images [n, height, width, channels], and labels [n].
+Pair = tuple[np.ndarray | Stream, np.ndarray | None]
 
 _CHUNK = 1000
 _FORMAT = 1  # of the cache; to be raised when what is read changes
 
 
-def read(name: str, data_dir: str | None, progress: bool) -> list[Pair]:
+def read(name: str, data_dir: str | None, progress: bool, memory_limit: float) -> list[Pair]:
     """Images (uint8) and labels (int32 or None) of the three splits.
 
     Args:
         name: a key of SPLITS.
         data_dir: TFDS's data directory; None for its default.
         progress: show a progress bar while decoding.
+        memory_limit: bytes of images that are kept in memory; of more, none is.
 
     Raises:
         ValueError: the data set is not prepared in `data_dir`, or cannot be read there.
@@ -61,6 +66,9 @@ def read(name: str, data_dir: str | None, progress: bool) -> list[Pair]:
             builder = tfds.builder(name, data_dir=root)
             # Asked first: without this, missing data costs minutes of network retries.
             if builder.is_prepared():
+                streams = _streams(name, builder)
+                if sum(images.nbytes for images, _ in streams) > memory_limit:
+                    return streams
                 return _cached(name, builder, progress)
         except Exception as error:  # TFDS passes on whatever its readers raise
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -93,6 +101,17 @@ def _not_prepared(name: str, directory: Path) -> str:
         "it, or prepare it once, with a network and TensorFlow (pip install tensorflow), by "
         f'python -c "{prepare}"'
     )
+
+
+def _streams(name: str, builder: Any) -> list[Pair]:
+    return [
+        (Stream(builder.as_data_source(split), partial(_image, name)), None)
+        for split in SPLITS[name]
+    ]
+
+
+def _image(name: str, example: dict[str, Any]) -> np.ndarray:
+    return _TRANSFORMS.get(name, lambda image: image)(example["image"])
 
 
 def _cached(name: str, builder: Any, progress: bool) -> list[Pair]:

@@ -1,13 +1,16 @@
 """Named data sets and the user's own files: train, validation and test images in memory."""
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from avb_jax.config import DATASETS
+from avb_jax.config import DATA_LOADING, DATASETS, Config
 from avb_jax.data import prepared
 from avb_jax.data.batches import check_binarization, frozen_random
+from avb_jax.data.streams import Stream, map_images
 
 _SPLIT_SEED = 0
 _STATIC_SEED = 1
@@ -18,10 +21,10 @@ class Split(NamedTuple):
 
     Attributes:
         images: [n, height, width, channels], uint8 in [0, 255].
-        labels: [n], int32; None where the data has none.
+        labels: [n], int32; None where the data has none, or is streamed.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Stream
     labels: np.ndarray | None = None
 
 
@@ -44,9 +47,11 @@ def load(
     *,
     data_dir: str | None = None,
     binarization: str = "dynamic",
+    loading: str = "memory",
+    memory_limit_gb: float = 4.0,
     progress: bool = True,
 ) -> Dataset:
-    """Reads a data set into memory; downloads nothing.
+    """Reads a data set into memory, or makes it ready to be read as needed; downloads nothing.
 
     - `digits`: scikit-learn's 1,797 digits of 8x8 with 17 intensities, shuffled once and for
       all into 1,437 / 180 / 180.
@@ -65,28 +70,57 @@ def load(
         data_dir: where tensorflow-datasets prepared the data; None for its default directory.
         binarization: one of BINARIZATIONS; "static" draws each pixel here, once, from
             Bernoulli(intensity / 255) with a fixed seed, and stores 0 or 255.
+        loading: `memory`; `stream`, where images are read from the disk whenever they are asked
+            for, and labels not at all; `auto`, in memory up to `memory_limit_gb`. `digits` and
+            `four_images` are always in memory.
+        memory_limit_gb: 10^9 bytes of uint8 images.
         progress: show a progress bar where reading takes seconds.
 
     Raises:
-        ValueError: unknown name or binarization, data that are missing, damaged, too few, of
-            another shape, or outside [0, 255].
+        ValueError: unknown name, binarization or loading, what cannot be streamed, or data that
+            are missing, damaged, too few, of another shape, or outside [0, 255].
     """
     check_binarization(binarization)
+    if loading not in DATA_LOADING:
+        raise ValueError(f"loading must be one of {', '.join(DATA_LOADING)}, got {loading!r}")
+    limit = {"memory": math.inf, "stream": 0.0, "auto": 1e9 * memory_limit_gb}[loading]
     if name == "digits":
         splits = _digits()
     elif name == "four_images":
         splits = _four_images()
     elif name in prepared.SPLITS:
-        splits = [Split(*pair) for pair in prepared.read(name, data_dir, progress)]
+        splits = [Split(*pair) for pair in prepared.read(name, data_dir, progress, limit)]
     elif Path(name).suffix in (".npz", ".npy"):
-        splits = _own(name)
+        splits = _own(name, limit)
     else:
         raise ValueError(
             f"dataset must be one of {', '.join(DATASETS)}, or a FILE.npz or FILE.npy, got {name!r}"
         )
+    streamed = isinstance(splits[0].images, Stream)
+    if loading == "stream" and not streamed:
+        raise ValueError(
+            f"loading was 'stream' with dataset {name}; allowed are data sets that "
+            "tensorflow-datasets prepared, and FILE.npy"
+        )
+    if streamed and binarization == "static":
+        raise ValueError(
+            f"binarization was 'static' with dataset {name}, which is streamed; allowed is any "
+            "other, or the data in memory"
+        )
     if binarization == "static":
         splits = [_fix(split, index) for index, split in enumerate(splits)]
     return Dataset(name, *splits)
+
+
+def load_for(config: Config) -> Dataset:
+    """The data set of a config, as it wants it loaded; raises as `load` does."""
+    return load(
+        config.dataset,
+        data_dir=config.data_dir,
+        binarization=config.binarization,
+        loading=config.data_loading,
+        memory_limit_gb=config.memory_limit_gb,
+    )
 
 
 def _fix(split: Split, index: int) -> Split:
@@ -109,15 +143,22 @@ def _four_images() -> list[Split]:
     return [Split(images, np.arange(4, dtype=np.int32))] * 3
 
 
-def _own(path: str) -> list[Split]:
-    images = validate_images(_largest_array(path), path)
+def _own(path: str, memory_limit: float) -> list[Split]:
+    streamed = Path(path).suffix == ".npy" and _size(path) > memory_limit
+    images = map_images(path) if streamed else validate_images(_largest_array(path), path)
     tenth = len(images) // 10
     if tenth == 0:
         raise ValueError(
             f"dataset {path} must hold at least 10 images, to be split into train, validation "
             f"and test, got {len(images)}"
         )
-    return [Split(part) for part in np.split(images, [-2 * tenth, -tenth])]
+    ends = (0, len(images) - 2 * tenth, len(images) - tenth, len(images))
+    cut = images.cut if streamed else lambda start, end: images[start:end]
+    return [Split(cut(start, end)) for start, end in pairwise(ends)]
+
+
+def _size(path: str) -> int:
+    return Path(path).stat().st_size if Path(path).is_file() else 0
 
 
 def _largest_array(path: str) -> np.ndarray:
