@@ -19,7 +19,7 @@ from absl import flags
 import avb_jax as avb
 from avb_jax import data, experiment, reporting
 from avb_jax.evaluation import MESCHEDER2017, METHODS, AISSettings
-from avb_jax.evaluation.annealing import DEFAULTS, SCHEDULES, STARTS
+from avb_jax.evaluation.annealing import DEFAULTS, PRIOR_SHARE, SCHEDULES
 
 PROTOCOLS = {"mescheder2017": (MESCHEDER2017, 2560, "dynamic")}  # settings, images, binarisation
 
@@ -41,7 +41,7 @@ flags.DEFINE_integer("ais_temperatures", None, "steps from the start to the post
 flags.DEFINE_integer("ais_chains", None, "for each image")
 flags.DEFINE_integer("ais_leapfrog", None, "steps of each Hamiltonian move")
 flags.DEFINE_enum("ais_schedule", None, list(SCHEDULES), "of the temperatures")
-flags.DEFINE_enum("ais_start", None, list(STARTS), "fitted to draws of q(z|x), or the prior")
+flags.DEFINE_enum("ais_start", None, list(PRIOR_SHARE), "density that chains start from")
 flags.DEFINE_integer(
     "simulated_images", 100, "annealed both ways, as AIS's certificate", lower_bound=0
 )

@@ -19,8 +19,8 @@ from jax import lax
 
 from avb_jax.evaluation.annealing import (
     DEFAULTS,
+    PRIOR_SHARE,
     SCHEDULES,
-    STARTS,
     AISSettings,
     Chain,
     Target,
@@ -219,7 +219,7 @@ def _keys(key: Key, x: Array, settings: AISSettings) -> Key:
         raise ValueError(f"jump_interval was {settings.jump_interval}; allowed is 0 or more")
     if settings.num_temperatures < 2:
         raise ValueError(f"num_temperatures was {settings.num_temperatures}; allowed is 2 or more")
-    for name, allowed in (("schedule", SCHEDULES), ("start", STARTS)):
+    for name, allowed in (("schedule", SCHEDULES), ("start", tuple(PRIOR_SHARE))):
         if getattr(settings, name) not in allowed:
             raise ValueError(
                 f"{name} was {getattr(settings, name)!r}; allowed are {', '.join(allowed)}"

@@ -25,9 +25,11 @@ from avb_jax.evaluation.proposal import (
 from avb_jax.types import Array, Gaussian, Key, Tree
 
 SCHEDULES = ("linear", "sigmoidal", "adaptive")
-STARTS = ("student", "gaussian", "prior")
+# How much of each start density is the prior's.
+PRIOR_SHARE = {"defensive": 0.5, "student": 0.0, "gaussian": 0.0, "prior": 1.0}
 ACCEPTANCE = 0.65  # that step sizes are tuned to
 PILOT_CHAINS, PILOT_TEMPERATURES, PILOT_MOVES = 4, 32, 6
+OFFERED = 8  # draws of the start, to a chain that may jump
 FIRST_STEP, GAIN = 0.5, 0.7  # of the tuned step size, in units of the start's scale; Robbins–Monro
 STEEPNESS = 4.0  # of the sigmoidal schedule (Grosse et al., section 5)
 
@@ -42,17 +44,19 @@ class AISSettings(NamedTuple):
         schedule: `linear` in β; `sigmoidal`, slow at both ends; `adaptive`, with equal conditional
             effective sample sizes of the steps, by what pilot chains saw (Zhou, Johansen and Aston
             2016, to first order: β moves inversely to the standard deviation of log p(x, z)/r).
-        start: `student` or `gaussian`, fitted to draws of q(z|x); or the `prior`.
+        start: `student` or `gaussian`, fitted to draws of q(z|x); the `prior`; or `defensive`, the
+            mixture of the prior and the Student distribution in equal parts, whose density is
+            small nowhere that the posterior's is large (Hesterberg 1995).
         num_fit: draws of q(z|x) that give the start, and the scale of the moves.
-        jump_interval: every so many temperatures a chain is offered a draw of the prior, or of the
-            start, to go to: how it comes to a mode that q(z|x) has not; 0: never.
+        jump_interval: every so many temperatures a chain is offered a draw of the start to go to:
+            how it comes to a mode that q(z|x) has not; 0: never.
     """
 
     num_temperatures: int = 1000
     num_chains: int = 16
     num_leapfrog: int = 3
-    schedule: str = "linear"
-    start: str = "student"
+    schedule: str = "adaptive"
+    start: str = "defensive"
     num_fit: int = 256
     jump_interval: int = 5
 
@@ -60,7 +64,7 @@ class AISSettings(NamedTuple):
 DEFAULTS = AISSettings()
 # The authors' (paper, section 6.2; 2,560 test images, dynamic binarisation).
 MESCHEDER2017 = AISSettings(
-    num_temperatures=1000, num_chains=8, num_leapfrog=11, start="gaussian", jump_interval=0
+    num_chains=8, num_leapfrog=11, schedule="linear", start="gaussian", jump_interval=0
 )
 
 
@@ -72,27 +76,27 @@ class Target(NamedTuple):
         ratio: [D] -> log p(x, z) − log r.
         draw: key -> u ~ r.
         locate: z [D] -> u.
-        jump: key -> u, of the prior or of the start, as often.
-        jump_density: u [D] -> its log density, nats, up to a constant.
     """
 
     start: Callable[[Array], Array]
     ratio: Callable[[Array], Array]
     draw: Callable[[Key], Array]
     locate: Callable[[Array], Array]
-    jump: Callable[[Key], Array]
-    jump_density: Callable[[Array], Array]
 
 
 def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSettings) -> Target:
     """The target for one x [...]; `key` draws from q(z|x) what fits its coordinates."""
     draws = model.sample_posterior(params, key, x[None], settings.num_fit)
-    degrees = DEGREES_OF_FREEDOM if settings.start == "student" else math.inf
-    inflation = INFLATION if settings.start == "student" else 1.0
+    heavy = settings.start != "gaussian"
+    degrees = DEGREES_OF_FREEDOM if heavy else math.inf
+    inflation = INFLATION if heavy else 1.0
     proposal = fit_proposal(draws, inflation=inflation, degrees_of_freedom=degrees)
     unit = Gaussian(proposal.mean, proposal.scale_tril)
-    dim, from_prior = draws.shape[-1], settings.start == "prior"
+    dim = draws.shape[-1]
     log_scale = contrasts.log_scale(unit, draws)[0]
+    # Once: solves within the moves, side by side, deadlock XLA's two threads on a CPU of two cores.
+    eye = jnp.eye(dim, dtype=draws.dtype)
+    inverse = jax.scipy.linalg.solve_triangular(unit.scale_tril[0], eye, lower=True)
 
     def place(u):
         return contrasts.unwhiten(u[None, None], unit)
@@ -103,31 +107,26 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
     def fitted(u):
         return log_density_standard(jnp.sum(jnp.square(u)), dim, degrees) - log_scale
 
-    start = prior if from_prior else fitted
+    share = PRIOR_SHARE[settings.start]
+
+    def start(u):
+        if share in (0.0, 1.0):
+            return prior(u) if share else fitted(u)
+        return jnp.logaddexp(prior(u) + math.log(share), fitted(u) + math.log1p(-share))
 
     def ratio(u):
         return model.log_joint(params, x[None], place(u))[0, 0] - start(u)
 
     def locate(z):
-        return contrasts.whiten(z[None, None], unit)[0, 0]
-
-    def draw_prior(key):
-        return locate(jax.random.normal(key, (dim,), draws.dtype))
-
-    def draw_fitted(key):
-        return locate(sample_proposal(proposal, key)[0])
+        return jnp.einsum("de,e->d", inverse, z - unit.mean[0])
 
     def draw(key):
-        return draw_prior(key) if from_prior else draw_fitted(key)
-
-    def jump(key):
         which, key = jax.random.split(key)
-        return jnp.where(jax.random.bernoulli(which), draw_prior(key), draw_fitted(key))
+        of_prior = jax.random.bernoulli(which, share)
+        standard = jax.random.normal(key, (dim,), draws.dtype)
+        return locate(jnp.where(of_prior, standard, sample_proposal(proposal, key)[0]))
 
-    def jump_density(u):
-        return jnp.logaddexp(prior(u), fitted(u))
-
-    return Target(start, ratio, draw, locate, jump, jump_density)
+    return Target(start, ratio, draw, locate)
 
 
 class Chain(NamedTuple):
@@ -169,21 +168,22 @@ def move(target: Target, chain: Chain, beta: Array, step_size: Array, key: Key, 
 
 
 def jump(target: Target, chain: Chain, beta: Array, key: Key) -> Chain:
-    """One independence move of Metropolis and Hastings under π_β, anywhere in z."""
-    key_u, key_accept = jax.random.split(key)
-    offered = begin(target, target.jump(key_u))
+    """One of OFFERED draws of the start, or where the chain is, as their weights under π_β are.
 
-    def log_weight(chain):
-        return target.start(chain.u) + beta * chain.ratio - target.jump_density(chain.u)
-
-    gain = log_weight(offered) - log_weight(chain)
-    accepted = jnp.log(jax.random.uniform(key_accept)) < gain
-    return jax.tree.map(lambda new, old: jnp.where(accepted, new, old), offered, chain)
+    It leaves π_β as it is (iterated sampling and importance resampling, Andrieu, Lee and Vihola
+    2018), and is the move from one mode to another.
+    """
+    key_draw, key_choose = jax.random.split(key)
+    offered = jax.vmap(target.draw)(jax.random.split(key_draw, OFFERED))
+    offered = jnp.concatenate([offered, chain.u[None]])
+    ratios = jnp.append(jax.vmap(target.ratio)(offered[:-1]), chain.ratio)
+    chosen = jax.random.categorical(key_choose, beta * ratios)
+    return begin(target, offered[chosen])
 
 
 def pilot(target: Target, key: Key, leapfrog: int) -> tuple[Array, Array, Array]:
     """(β, tuned step size, standard deviation of log p(x, z)/r), each [PILOT_TEMPERATURES]."""
-    betas = jnp.linspace(0.0, 1.0, PILOT_TEMPERATURES + 1)[1:]
+    betas = jnp.linspace(0.0, 1.0, PILOT_TEMPERATURES + 1)[1:] ** 3
     key_draw, key_move = jax.random.split(key)
     chains = jax.vmap(lambda k: begin(target, target.draw(k)))(
         jax.random.split(key_draw, PILOT_CHAINS)

@@ -18,7 +18,7 @@ from avb_jax.evaluation import (
     importance_log_likelihood,
     iwae_bound,
 )
-from avb_jax.evaluation.annealing import SCHEDULES, STARTS, schedule
+from avb_jax.evaluation.annealing import PRIOR_SHARE, SCHEDULES, schedule
 
 B, D, N = 24, 2, 3  # N: how many more pixels than latents
 SIGMAS = 3.0  # tolerated standard errors, at fixed seeds
@@ -60,7 +60,7 @@ def error(result, exact) -> tuple[float, float]:
     return difference.mean(), difference.std() / len(exact) ** 0.5
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", PRIOR_SHARE)
 def test_the_bounds_are_on_their_sides_of_the_truth(start):
     """Within 3 standard errors, and within 0.02 nats besides, but for the path from the prior."""
     model, params, x, z, exact = simulated(0)
@@ -155,7 +155,7 @@ def test_the_adaptive_schedule_is_slow_where_the_spread_is_large():
         ({"num_chains": 0}, "num_chains was 0; allowed is 1 or more"),
         ({"schedule": "steep"}, "schedule was 'steep'; allowed are linear"),
         ({"jump_interval": -1}, "jump_interval was -1; allowed is 0 or more"),
-        ({"start": "q"}, "start was 'q'; allowed are student"),
+        ({"start": "q"}, "start was 'q'; allowed are defensive"),
     ],
 )
 def test_wrong_settings_are_one_sentence(change, message):
