@@ -25,6 +25,7 @@ from avb_jax.densities import log_kernel, log_prior
 from avb_jax.types import Array, Kernel, Key, Tree
 
 KERNEL_BLOCK = 1024  # kernels compared with the draws at once
+NARROWEST = 100.0  # kernels that are wider than so many roundings of z can be told from others
 
 
 class Bracket(NamedTuple):
@@ -103,7 +104,8 @@ def elbo_bracket(
 ) -> Bracket:
     """The bracket of a semi-implicit posterior: it closes as the number of kernels grows.
 
-    Memory is that of `KERNEL_BLOCK` encodings of each x.
+    Memory is that of `KERNEL_BLOCK` encodings of each x. Where kernels are so narrow that z lies in
+    them by chance of rounding, there is no bound, and the x has NaN.
 
     Args:
         model: see `avb_jax.Model`; its encodings must have a kernel.
@@ -131,5 +133,9 @@ def elbo_bracket(
         lambda key: model.encode(params, key, x, block).kernel,
         jax.random.split(key_kernels, num_kernels // block),
     )
+    widths = jnp.min(jnp.diagonal(own.kernel.scale_tril, axis1=-2, axis2=-1), axis=(0, 2))
+    rounding = jnp.finfo(own.z.dtype).eps * jnp.max(jnp.abs(own.z), axis=(0, 2))
+    resolved = (widths > NARROWEST * rounding)[None]
+    bounds = (jnp.where(resolved, bound, jnp.nan) for bound in bounds)
     terms = (model.log_joint(params, x, own.z), log_prior(own.z), *bounds)
     return Bracket(*(jnp.mean(term, axis=0) for term in terms))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from avb_jax.critic_fit import CriticFit, fit_critic
 from avb_jax.evaluation.batches import in_batches
@@ -184,6 +185,12 @@ def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) ->
         return elbo_bracket(model, params, key_batch, x, **counts)._asdict()
 
     means = Bracket(**in_batches(of_batch, x, max(1, ROWS // draws), progress=progress))
+    if bad := int(np.sum(np.isnan(means.log_q_upper))):
+        logging.warning(
+            "The bracket is left out: the posteriors of %d of %d images end in Gaussians narrower "
+            "than float32 resolves.", bad, len(x),
+        )  # fmt: skip
+        return []
     bounds = [
         ("elbo", "lower bound", means.elbo_lower),
         ("elbo", "upper bound", means.elbo_upper),

@@ -94,6 +94,14 @@ def test_few_kernels_leave_the_truth_inside(key):
     )
 
 
+def test_there_is_no_bound_where_rounding_hides_the_kernel(key):
+    """NaN, where it would be millions of nats on the wrong side; the others' stay."""
+    x = np.array([[0.0, 0.0], [1e5, 1e5]], np.float32)
+    found = elbo_bracket(Linear(), make_params(1e-3), key, x, num_kernels=64)
+    np.testing.assert_array_equal(np.isfinite(found.elbo_lower), [True, False])
+    np.testing.assert_array_equal(np.isfinite(found.elbo_upper), [True, False])
+
+
 def test_an_encoder_without_a_kernel_is_refused(key):
     class Bare(Linear):
         def encode(self, *args):
