@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ITEM = "state"
 _DIGESTS = "digests.json"
+_FORMAT, _NEWEST_FORMAT = "format", 1  # raised when an older version could not read it
 
 
 class Checkpoints:
@@ -73,7 +74,8 @@ class Checkpoints:
             self._manager = _open_manager(self.directory, self._keep)
         leaves = _leaves_by_name(state)
         described = {name: _describe(leaf) for name, leaf in leaves.items()}
-        item = ocp.args.StandardSave(leaves, custom_metadata=described)
+        about = {_FORMAT: _NEWEST_FORMAT, **described}
+        item = ocp.args.StandardSave(leaves, custom_metadata=about)
         self._manager.save(step, args=ocp.args.Composite(**{_ITEM: item}), force=True)
 
     def wait(self) -> None:
@@ -100,7 +102,8 @@ class Checkpoints:
 
         Raises:
             ValueError: no checkpoint is whole, or the newest whole one holds a state of other
-                names, shapes or dtypes than `target`; nothing is renamed then.
+                names, shapes or dtypes than `target`, or was written by a newer version; nothing
+                is renamed then.
         """
         self.wait()
         damaged: dict[int, str] = {}
@@ -136,7 +139,13 @@ class Checkpoints:
         path = self._path(step) / _ITEM
         wanted = _leaves_by_name(target)
         handler = ocp.StandardCheckpointHandler()
-        difference = _difference(handler.metadata(path).custom_metadata, wanted)
+        saved = dict(handler.metadata(path).custom_metadata)
+        if (written := saved.pop(_FORMAT, _NEWEST_FORMAT)) > _NEWEST_FORMAT:
+            raise ValueError(
+                f"the checkpoint {path.parent} was written by a newer version of avb_jax: format "
+                f"{written}, allowed is up to {_NEWEST_FORMAT}; upgrade to read it."
+            )
+        difference = _difference(saved, wanted)
         if difference:
             raise ValueError(f"the checkpoint {path.parent} is of another model: {difference}.")
         if damaged:

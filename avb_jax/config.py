@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import types
-import typing
 from pathlib import Path
+
+from avb_jax.options import check_option, option
 
 DATASETS = (
     "digits",
@@ -30,14 +30,9 @@ COVARIANCES = ("full", "diagonal")
 CRITIC_LOSSES = ("logistic", "exp", "exp_as_written")
 UPDATES = ("simultaneous", "alternating")
 SCHEDULES = ("constant", "cosine")
-
-
-def _option(default, help, *, choices=None, at_least=None, above=None, below=None, same_run=False):
-    """A field: `same_run` marks what may change when a run is resumed."""
-    limits = {"choices": choices, "at_least": at_least, "above": above, "below": below}
-    return dataclasses.field(
-        default=default, metadata={"help": help, "same_run": same_run, **limits}
-    )
+DTYPES = ("float32", "bfloat16")
+OPTIMIZER_STATES = ("replicated", "sharded")
+REMATERIALIZED = ("nothing", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,106 +43,121 @@ class Config:
         ValueError: for a value or a combination of values that is not allowed.
     """
 
-    dataset: str = _option(
+    dataset: str = option(
         "digits", f"data set: {', '.join(DATASETS)}, or FILE.npz or FILE.npy of uint8 images"
     )
-    data_dir: str | None = _option(
+    data_dir: str | None = option(
         None, "directory of prepared TFDS data sets (unset: TFDS's own)", same_run=True
     )
-    data_loading: str = _option(
+    data_loading: str = option(
         "auto", "images in memory, or read when they are needed; auto: in memory up to the limit",
         choices=DATA_LOADING, same_run=True,
     )  # fmt: skip
-    memory_limit_gb: float = _option(
+    memory_limit_gb: float = option(
         4.0, "of images that data_loading=auto keeps in memory", above=0.0, same_run=True
     )
-    data_workers: int = _option(
+    data_workers: int = option(
         1, "processes that read streamed images ahead; 0: threads", at_least=0, same_run=True
     )
-    binarization: str = _option(
+    binarization: str = option(
         "dynamic",
         "pixels to {0, 1}: drawn anew at each use, drawn once, cut at one half, or left in [0, 1]",
         choices=BINARIZATIONS,
     )
-    likelihood: str = _option(
+    likelihood: str = option(
         "bernoulli", "p(x|z); gaussian and logistic need --binarization=none", choices=LIKELIHOODS
     )
-    latent_dim: int = _option(8, "D, dimension of z", at_least=1)
-    noise_dim: int | None = _option(None, "N, dimension of ε (unset: D)", at_least=1)
-    encoder: str = _option("basis", "q(z|x); the last two are explicit", choices=ENCODERS)
-    decoder: str = _option("mlp", "network of p(x|z)", choices=DECODERS)
-    width: int = _option(512, "units of each hidden layer, encoder and decoder", at_least=1)
-    depth: int = _option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
-    head_width: int = _option(128, "units of each layer of noise-mlp's head", at_least=1)
-    head_depth: int = _option(2, "residual layers of noise-mlp's head", at_least=1)
-    refinements: int | None = _option(
+    latent_dim: int = option(8, "D, dimension of z", at_least=1)
+    noise_dim: int | None = option(None, "N, dimension of ε (unset: D)", at_least=1)
+    encoder: str = option("basis", "q(z|x); the last two are explicit", choices=ENCODERS)
+    decoder: str = option("mlp", "network of p(x|z)", choices=DECODERS)
+    width: int = option(512, "units of each hidden layer, encoder and decoder", at_least=1)
+    depth: int = option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
+    head_width: int = option(128, "units of each layer of noise-mlp's head", at_least=1)
+    head_depth: int = option(2, "residual layers of noise-mlp's head", at_least=1)
+    refinements: int | None = option(
         None,
         "times the encoder asks the decoder for the gradient of log p(x, z) at its guess of z "
         "(unset: 1 for noise-mlp and basis where D > 2, else 0)",
         at_least=0,
     )
-    num_bases: int = _option(16, "K, noise bases of --encoder=basis", at_least=1)
-    num_samples: int | None = _option(
+    num_bases: int = option(16, "K, noise bases of --encoder=basis", at_least=1)
+    num_samples: int | None = option(
         None,
         "S, draws of q per data point and step (unset: 3 D, at least 16, where moments come "
         "from the draws, else those that are decoded)",
         at_least=1,
     )
-    decoder_samples: int | None = _option(
+    decoder_samples: int | None = option(
         None,
         "of the S draws, how many are decoded, in mirrored pairs where q allows it (unset: 4 for "
         "an implicit encoder, else 1)",
         at_least=1,
     )
-    critic_samples: int | None = _option(
+    critic_samples: int | None = option(
         None, "of the S draws, how many the critic sees (unset: all)", at_least=1
     )
-    critic: str = _option(
+    critic: str = option(
         "residual", "network of s(x, z); `informed` is told log p(x|z)", choices=CRITICS
     )
-    critic_width: int = _option(128, "units of each layer of the critic", at_least=1)
-    critic_depth: int = _option(4, "layers of the critic over z", at_least=1)
-    critic_trunk_width: int = _option(256, "units of the critic's layers over x", at_least=1)
-    critic_trunk_depth: int = _option(1, "the critic's layers over x", at_least=1)
-    contrast: str | None = _option(
+    critic_width: int = option(128, "units of each layer of the critic", at_least=1)
+    critic_depth: int = option(4, "layers of the critic over z", at_least=1)
+    critic_trunk_width: int = option(256, "units of the critic's layers over x", at_least=1)
+    critic_trunk_depth: int = option(1, "the critic's layers over x", at_least=1)
+    contrast: str | None = option(
         None,
         "r(z|x), what the critic compares q with (unset: moments; an explicit encoder has its "
         "analytic KL to the prior)",
         choices=CONTRASTS,
     )
-    covariance: str = _option("full", "of the moments contrast", choices=COVARIANCES)
-    critic_loss: str = _option("logistic", "the critic's objective", choices=CRITIC_LOSSES)
-    critic_steps: int = _option(1, "critic updates for each update of the VAE", at_least=1)
-    update: str = _option(
+    covariance: str = option("full", "of the moments contrast", choices=COVARIANCES)
+    critic_loss: str = option("logistic", "the critic's objective", choices=CRITIC_LOSSES)
+    critic_steps: int = option(1, "critic updates for each update of the VAE", at_least=1)
+    update: str = option(
         "simultaneous", "both players from the same point, or the critic first", choices=UPDATES
     )
-    seed: int = _option(0, "of every random number", at_least=0, below=2**32)
-    num_steps: int = _option(1000, "optimiser steps", at_least=1)
-    batch_size: int = _option(128, "B, images a step", at_least=1)
-    learning_rate: float = _option(2e-3, "of encoder and decoder (Adam)", above=0.0)
-    critic_learning_rate: float = _option(1e-3, "of the critic (Adam)", above=0.0)
-    schedule: str = _option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
-    warmup_steps: int = _option(0, "steps of linear learning-rate warm-up", at_least=0)
-    kl_warmup_steps: int = _option(0, "steps over which the KL's weight grows to 1", at_least=0)
-    ema_decay: float = _option(
+    seed: int = option(0, "of every random number", at_least=0, below=2**32)
+    num_steps: int = option(1000, "optimiser steps", at_least=1)
+    batch_size: int = option(128, "B, images a step", at_least=1)
+    microbatches: int = option(
+        1, "parts of the batch whose gradients are taken one after another, to save memory",
+        at_least=1,
+    )  # fmt: skip
+    compute_dtype: str = option(
+        "float32", "of hidden layers; parameters, moments and losses are float32", choices=DTYPES
+    )
+    rematerialize: str = option(
+        "nothing", "decoder: its draws one after another, each decoded again in the backward pass",
+        choices=REMATERIALIZED, same_run=True,
+    )  # fmt: skip
+    optimizer_state: str = option(
+        "replicated", "whole on every device, or a part on each", choices=OPTIMIZER_STATES,
+        same_run=True,
+    )  # fmt: skip
+    learning_rate: float = option(2e-3, "of encoder and decoder (Adam)", above=0.0)
+    critic_learning_rate: float = option(1e-3, "of the critic (Adam)", above=0.0)
+    schedule: str = option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
+    warmup_steps: int = option(0, "steps of linear learning-rate warm-up", at_least=0)
+    kl_warmup_steps: int = option(0, "steps over which the KL's weight grows to 1", at_least=0)
+    ema_decay: float = option(
         0.0, "of the averaged encoder and decoder that evaluation uses; 0: none",
         at_least=0.0, below=1.0,
     )  # fmt: skip
-    clip_norm: float = _option(
+    clip_norm: float = option(
         0.0, "global norm each player's gradient is clipped to; 0: not clipped", at_least=0.0
     )
-    steps_per_call: int = _option(100, "whole steps in one device call", at_least=1)
-    checkpoint_interval: float = _option(
+    steps_per_call: int = option(100, "whole steps in one device call", at_least=1)
+    checkpoint_interval: float = option(
         60.0, "seconds between checkpoints", above=0.0, same_run=True
     )
-    keep_checkpoints: int = _option(
+    keep_checkpoints: int = option(
         3, "how many of the newest checkpoints stay", at_least=1, same_run=True
     )
-    figure_interval: float = _option(60.0, "seconds between figures", above=0.0, same_run=True)
+    figure_interval: float = option(60.0, "seconds between figures", above=0.0, same_run=True)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_option(field, getattr(self, field.name))
         self._check_combinations()
 
     def _check_combinations(self):
@@ -169,6 +179,16 @@ class Config:
             raise ValueError(
                 f"likelihood was {self.likelihood!r} with binarization {self.binarization!r}; "
                 "allowed is binarization 'none'"
+            )
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"microbatches was {self.microbatches} with batch_size {self.batch_size}; allowed "
+                "are its divisors"
+            )
+        if self.microbatches > 1 and (self.critic_steps > 1 or self.update == "alternating"):
+            raise ValueError(
+                f"microbatches was {self.microbatches} with critic_steps {self.critic_steps} and "
+                f"update {self.update!r}; allowed are 1 and 'simultaneous'"
             )
         if self.samples < self._least_samples():
             raise ValueError(
@@ -211,6 +231,16 @@ class Config:
         return int(self.encoder in ("noise-mlp", "basis") and self.latent_dim > 2)
 
     @property
+    def layer_dtype(self) -> str | None:
+        """What hidden layers compute in; None: in the dtype of what they are given."""
+        return None if self.compute_dtype == "float32" else self.compute_dtype
+
+    @property
+    def evaluated(self) -> "Config":
+        """What its evaluation computes in: float32."""
+        return dataclasses.replace(self, compute_dtype="float32")
+
+    @property
     def noise(self) -> int:
         """N."""
         return self.noise_dim or self.latent_dim
@@ -243,31 +273,6 @@ class Config:
         ]
 
 
-def _type_of(field: dataclasses.Field) -> type:
-    """int for `int | None`, and so on."""
-    if isinstance(field.type, types.UnionType):
-        return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
-    return field.type
-
-
-def _check_field(field: dataclasses.Field, value) -> None:
-    limits = field.metadata
-    if value is None and field.default is None:
-        return
-    kind = _type_of(field)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise ValueError(f"{field.name} was {value!r}; allowed is a value of type {kind.__name__}")
-    if limits["choices"] is not None and value not in limits["choices"]:
-        raise ValueError(f"{field.name} was {value!r}; allowed are {', '.join(limits['choices'])}")
-    at_least, above, below = limits["at_least"], limits["above"], limits["below"]
-    if at_least is not None and not value >= at_least:
-        raise ValueError(f"{field.name} was {value}; allowed is {at_least} or more")
-    if above is not None and not above < value < float("inf"):
-        raise ValueError(f"{field.name} was {value}; allowed is a finite value above {above}")
-    if below is not None and not value < below:
-        raise ValueError(f"{field.name} was {value}; allowed is a value below {below}")
-
-
 def load_config(path: Path) -> Config:
     """Reads a `config.json`.
 
@@ -280,30 +285,3 @@ def load_config(path: Path) -> Config:
         raise ValueError(f"{path} does not exist; allowed is the workdir of a run") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from None
-
-
-def define_flags(flag_values, **defaults) -> None:
-    """Defines one absl flag for each field of `Config`; `defaults` replace the fields' own."""
-    from absl import flags
-
-    flags.disclaim_key_flags()
-    for field in dataclasses.fields(Config):
-        default = defaults.get(field.name, field.default)
-        kind, text = _type_of(field), field.metadata["help"]
-        arguments = {"name": field.name, "default": default, "help": text}
-        if field.metadata["choices"] is not None:
-            flags.DEFINE_enum(
-                **arguments, enum_values=list(field.metadata["choices"]), flag_values=flag_values
-            )
-        else:
-            define = {
-                int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string
-            }[kind]  # fmt: skip
-            define(**arguments, flag_values=flag_values)
-
-
-def config_from_flags(flag_values) -> Config:
-    """The `Config` that the parsed flags describe; raises ValueError as `Config` does."""
-    return Config(
-        **{field.name: getattr(flag_values, field.name) for field in dataclasses.fields(Config)}
-    )

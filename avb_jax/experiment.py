@@ -12,9 +12,10 @@ import numpy as np
 from absl import flags, logging
 
 from avb_jax import evaluation, processes, reporting
-from avb_jax.config import Config, define_flags
+from avb_jax.config import Config
 from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
+from avb_jax.options import define_flags
 from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.training import Run, train
 from avb_jax.workdir import Preempted
@@ -75,7 +76,7 @@ def _is_ours(error: BaseException) -> bool:
 def define_training_flags(**defaults) -> None:
     """Flags of a training command: those of `Config`, and where and how to run it."""
     flags.disclaim_key_flags()  # they are the command's own, in its help
-    define_flags(flags.FLAGS, **defaults)
+    define_flags(Config, flags.FLAGS, **defaults)
     flags.DEFINE_string("workdir", None, "directory of the run (unset: runs/DATASET)")
     flags.DEFINE_bool("resume", True, "go on from the checkpoint in the workdir, if there is one")
     flags.DEFINE_bool("distributed", False, "this is one of several processes, on any hosts")

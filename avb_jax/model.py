@@ -112,13 +112,14 @@ class Model(NamedTuple):
 
 
 def _build_encoder(config: Config):
-    dim, noise = config.latent_dim, config.noise
+    dim, noise, dtype = config.latent_dim, config.noise, config.layer_dtype
     if config.encoder == "noise-conv":
-        return encoders.NoiseConv(dim, noise, config.width)
+        return encoders.NoiseConv(dim, noise, config.width, dtype)
     full = config.encoder != "gaussian"
-    trunk = encoders.Trunk(dim, config.width, config.depth, config.refinement_steps, full=full)
+    sizes = (dim, config.width, config.depth, config.refinement_steps)
+    trunk = encoders.Trunk(*sizes, full=full, dtype=dtype)
     if config.encoder == "noise-mlp":
-        return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth)
+        return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth, dtype)
     if config.encoder == "basis":
         return encoders.Basis(trunk, noise, config.num_bases)
     return encoders.GaussianEncoder(trunk)
@@ -126,9 +127,10 @@ def _build_encoder(config: Config):
 
 def _build_decoder(config: Config, event_shape: tuple[int, int, int]):
     if config.decoder == "mlp":
-        decoder = decoders.MLPDecoder(event_shape, config.width, config.depth)
+        sizes = (config.width, config.depth)
+        decoder = decoders.MLPDecoder(event_shape, *sizes, config.layer_dtype)
     else:
-        decoder = decoders.ConvDecoder(event_shape, config.width)
+        decoder = decoders.ConvDecoder(event_shape, config.width, config.layer_dtype)
     if LIKELIHOODS[config.likelihood].has_scale:
         return decoders.PixelScale(decoder, channels=event_shape[-1])
     return decoder
@@ -140,6 +142,7 @@ def _build_critic(config: Config):
         "depth": config.critic_depth,
         "trunk_width": config.critic_trunk_width,
         "trunk_depth": config.critic_trunk_depth,
+        "dtype": config.layer_dtype,
     }
     if config.critic == "inner-product":
         return critics.InnerProductCritic(**sizes)
@@ -160,7 +163,9 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     encoder, decoder = _build_encoder(config), _build_decoder(config, event_shape)
     critic = None if config.explicit else _build_critic(config)
     learned = config.contrast_name == "learned"
-    network = critics.LearnedContrast(config.latent_dim, config.width, config.depth)
+    network = critics.LearnedContrast(
+        config.latent_dim, config.width, config.depth, config.layer_dtype
+    )
     likelihood = LIKELIHOODS[config.likelihood]
     informed = config.critic == "informed"
 

@@ -15,7 +15,10 @@ AXIS = "devices"
 
 
 class CompiledStep:
-    """(state, batch) -> (state, metrics), compiled; the state that is given is used up."""
+    """(state, batch) -> (state, metrics), compiled; the state that is given is used up.
+
+    Under `pmap` in several processes it is not, and two of them are in memory.
+    """
 
     def __init__(self, step, mode, batch_axis, devices, shard_optimizer):
         self.devices, self.batch_axis, self.mode = devices, batch_axis, mode
@@ -29,7 +32,9 @@ class CompiledStep:
         self._shard_optimizer = shard_optimizer
         if mode == "pmap":
             mapped = partial(step, axis_name=AXIS)
-            axes = {"in_axes": (None, batch_axis), "out_axes": None, "donate_argnums": 0}
+            axes = {"in_axes": (None, batch_axis), "out_axes": None}
+            # Across processes pmap moves the state first, and then misses what it gave away.
+            axes["donate_argnums"] = () if self._processes > 1 else 0
             self._compiled = jax.pmap(mapped, AXIS, devices=devices, **axes)
         else:
             self._compiled = jax.jit(partial(self._placed_step, step), donate_argnums=0)

@@ -119,10 +119,18 @@ class Players(NamedTuple):
         """−E_q log r_α(z|x), of a learned contrast."""
         return -jnp.mean(contrasts.log_density(z, self.model.contrast.network(psi, x)))
 
+    def _reconstruction(self, theta: Tree, z: Array, x: Array) -> Array:
+        def log_likelihood(z):
+            return self.model.log_likelihood(self.model.decode(theta, z), x)
+
+        if self.config.rematerialize == "nothing":
+            return jnp.mean(log_likelihood(z))
+        one_draw = jax.checkpoint(log_likelihood)
+        return jnp.mean(jax.lax.map(lambda z: one_draw(z[None]), z))
+
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
-        outputs = self.model.decode(theta, draws.decoded)
-        reconstruction = jnp.mean(self.model.log_likelihood(outputs, x))
+        reconstruction = self._reconstruction(theta, draws.decoded, x)
         if self.model.log_ratio is None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
         entropy = jnp.mean(self.minus_log_contrast(draws))
@@ -198,22 +206,20 @@ class CriticTurn(NamedTuple):
     x: Array
     mean: Callable[[Tree], Tree]
 
-    def step(self, params: Params, opt_state: Tree, draws: Draws, encoding: Encoding, key: Key):
-        """Moves ψ once, against reference draws by `key`.
+    def gradient(self, params: Params, draws: Draws, encoding: Encoding, key: Key):
+        """ψ's gradient against reference draws by `key`, at what linearisation, and metrics.
 
-        Returns ψ, its optax state, the linearisation that the encoder is to follow (before the
-        move, or after it with `update="alternating"`), and metrics from before it.
+        The last of the four is the same linearisation at another ψ.
         """
         z_r = self.players.reference_draws(key, encoding)
         linearise = partial(linearise_critic, self.players, draws=draws, z_r=z_r, params=params)
-        psi = params.critic
-        at = linearise(psi)
-        gradient, loss = _critic_gradient(self.players, psi, draws, at, self.x)
-        metrics = _critic_metrics(loss, at.s)
-        psi, opt_state = apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
-        if self.players.config.update == "alternating":
-            at = linearise(psi)
-        return psi, opt_state, at, metrics
+        at = linearise(params.critic)
+        gradient, loss = _critic_gradient(self.players, params.critic, draws, at, self.x)
+        return gradient, at, _critic_metrics(loss, at.s), linearise
+
+    def move(self, gradient: Tree, opt_state: Tree, psi: Tree) -> tuple[Tree, Tree]:
+        """ψ and its optax state after one update."""
+        return apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
 
     def extra_steps(self, params: Params, opt_state: Tree, key: Key):
         """The critic steps beyond the first, each on fresh noise."""
@@ -223,7 +229,8 @@ class CriticTurn(NamedTuple):
             psi, opt_state = carry
             now = params._replace(critic=psi)
             draws, encoding = self.players.draw(params.encoder, now, key_q, self.x)
-            return self.step(now, opt_state, draws, encoding, key_r)[:2], None
+            gradient = self.gradient(now, draws, encoding, key_r)[0]
+            return self.move(gradient, opt_state, psi), None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)
         return jax.lax.scan(one, (params.critic, opt_state), keys)[0]

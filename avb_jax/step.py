@@ -80,7 +80,8 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
     Encoder, decoder and critic run forward once on z_q; the critic's ψ-gradient and the
     encoder's z̃-gradient are two pull-backs of one linearisation. With
     `update="alternating"` ψ moves first and the critic is linearised again. `critic_steps`
-    beyond the first are taken before, on fresh noise.
+    beyond the first are taken before, on fresh noise. With `microbatches` the gradients are
+    means over so many parts of the batch, of which one at a time is in memory.
 
     Args:
         model: networks and contrast.
@@ -109,34 +110,62 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         key_x, key_q, key_r, key_extra = jax.random.split(key, 4)
         x = binarize(key_x, batch, config.binarization) if batch.dtype == jnp.uint8 else batch
-        phi, theta, psi = state.params
-        vae_state, critic_state = state.opt_state
-        critic = CriticTurn(players, optimizers.critic, x, mean)
+        params, (vae_state, critic_state) = state.params, state.opt_state
+        critic = partial(CriticTurn, players, optimizers.critic, mean=mean)
         if has_critic and config.critic_steps > 1:
-            psi, critic_state = critic.extra_steps(state.params, critic_state, key_extra)
-
-        params = Params(phi, theta, psi)
-        draw = partial(players.draw, params=params, key=key_q, x=x)
-        draws, pull_draws, encoding = jax.vjp(draw, phi, has_aux=True)
-        s_mean, s_gradient, metrics = 0.0, jnp.zeros_like(draws.z), {}
-        if has_critic:
-            psi, critic_state, at, metrics = critic.step(
-                params, critic_state, draws, encoding, key_r
-            )
-            s_mean, s_gradient = shape_gradient(at)
-
+            psi, critic_state = critic(x=x).extra_steps(params, critic_state, key_extra)
+            params = params._replace(critic=psi)
         weight = _kl_weight(config, state.step, x.dtype)
-        gradient, (reconstruction, kl) = vae_gradients(
-            players, theta, draws, pull_draws, s_gradient, x, weight
+
+        def gradients(x, key_q, key_r):
+            """The gradients of (φ, θ) and of ψ over these data points, and metrics."""
+            draw = partial(players.draw, params=params, key=key_q, x=x)
+            draws, pull_draws, encoding = jax.vjp(draw, params.encoder, has_aux=True)
+            of_critic, s_mean, s_gradient, metrics = {}, 0.0, jnp.zeros_like(draws.z), {}
+            if has_critic:
+                turn = critic(x=x)
+                of_critic, at, metrics, linearise = turn.gradient(params, draws, encoding, key_r)
+                if config.update == "alternating":
+                    at = linearise(turn.move(of_critic, critic_state, params.critic)[0])
+                s_mean, s_gradient = shape_gradient(at)
+            of_vae, (reconstruction, kl) = vae_gradients(
+                players, params.decoder, draws, pull_draws, s_gradient, x, weight
+            )
+            return of_vae, of_critic, {**_elbo_metrics(reconstruction, kl + s_mean), **metrics}
+
+        of_vae, of_critic, metrics = _in_microbatches(
+            gradients, config.microbatches, x, key_q, key_r
         )
         (phi, theta), vae_state = apply_gradient(
-            optimizers.vae, mean(gradient), vae_state, (phi, theta)
+            optimizers.vae, mean(of_vae), vae_state, (params.encoder, params.decoder)
         )
+        psi = params.critic
+        if has_critic:
+            psi, critic_state = critic(x=x).move(of_critic, critic_state, psi)
         params = Params(phi, theta, psi)
         state = TrainState(state.step + 1, state.key, params, (vae_state, critic_state))
-        return state, mean({**_elbo_metrics(reconstruction, kl + s_mean), **metrics})
+        return state, mean(metrics)
 
     return step
+
+
+def _in_microbatches(gradients: Callable, count: int, x: Array, *keys: Key):
+    """The mean of `gradients(x, *keys)` over that many parts of the batch, one after another.
+
+    Part m has every `count`-th data point from m on, so that each device has a share of it.
+    """
+    if count == 1:
+        return gradients(x, *keys)
+    parts = jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+    given = (parts, *(jax.random.split(key, count) for key in keys))
+    first = jax.eval_shape(gradients, *jax.tree.map(lambda leaf: leaf[0], given))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+    def add(total, given):
+        return jax.tree.map(jnp.add, total, gradients(*given)), None
+
+    total, _ = jax.lax.scan(add, zeros, given)
+    return jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def fuse_steps(step: Step, num_steps: int | None = None) -> Step:

@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     Attributes:
         config: every choice of it.
-        model: pure functions.
+        model: pure functions, that compute in float32 whatever the training did.
         params: averaged where the config says so.
         step: steps taken.
     """
@@ -62,7 +62,7 @@ def load(
     if not event_shape_path(workdir).exists():
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
     shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
-    model = model or build_model(config, shape)
+    model = model or build_model(config.evaluated, shape)
     state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state)
@@ -106,14 +106,20 @@ def train(
     """
     workdir = Path(workdir)
     dataset = dataset or data.load_for(config)
-    devices = devices_for(config.batch_size)
+    devices = devices_for(config.batch_size // config.microbatches)
     part, parts = jax.process_index(), jax.process_count()
     batches = Batches(dataset.train.images, config.batch_size, config.seed, part, parts)
+    shown = model or build_model(config.evaluated, dataset.event_shape)
     model = model or build_model(config, dataset.event_shape)
     optimizers = optimizers or build_optimizers(config)
     steps = fuse_steps(make_train_step(model, optimizers, config), config.num_steps)
     chex.clear_trace_counter()  # of a run before this one
-    step = compile_step(chex.assert_max_traces(steps, n=1), batch_axis=1, devices=devices)
+    step = compile_step(
+        chex.assert_max_traces(steps, n=1),
+        batch_axis=1,
+        devices=devices,
+        shard_optimizer=config.optimizer_state == "sharded",
+    )
     state = step.place(init_state(model, optimizers, jax.random.key(config.seed)))
     with ExitStack() as held:
 
@@ -123,13 +129,13 @@ def train(
 
         processes.first_does(claim)
         try:
-            state = _train(config, workdir, model, step, state, batches, on_interval)
+            state = _train(config, workdir, shown, step, state, batches, on_interval)
         except OSError as error:
             raise ValueError(
                 f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
                 "stays, and the same command goes on from there"
             ) from None
-    return Run(config, model, step.gather(state.evaluation_params), config.num_steps)
+    return Run(config, shown, step.gather(state.evaluation_params), config.num_steps)
 
 
 def _train(

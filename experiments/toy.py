@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+import avb_jax as avb
 from avb_jax import data, experiment, reporting
-from avb_jax.config import config_from_flags
+from avb_jax.options import from_flags
 
 # Critic and encoder are small and fast: many steps matter more here than wide layers.
 experiment.define_training_flags(
@@ -46,7 +47,7 @@ flags.DEFINE_integer("seeds", 1, "runs, with seeds from --seed on", lower_bound=
 
 
 def main() -> None:
-    config = config_from_flags(flags.FLAGS)
+    config = from_flags(avb.Config, flags.FLAGS)
     if config.latent_dim > 2:
         raise ValueError(
             f"latent_dim was {config.latent_dim}; allowed are 1 and 2, where log p(x) is exact"

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from absl import flags
 
+import avb_jax as avb
 from avb_jax import data, experiment, processes, reporting
-from avb_jax.config import config_from_flags
+from avb_jax.options import from_flags
 
 experiment.define_training_flags()
 flags.DEFINE_bool("compare", False, "also train a diagonal Gaussian VAE, in WORKDIR/gaussian")
 
 
 def main() -> None:
-    config = config_from_flags(flags.FLAGS)
+    config = from_flags(avb.Config, flags.FLAGS)
     if flags.FLAGS.compare and config.encoder == "gaussian":
         raise ValueError("compare was given with encoder 'gaussian'; allowed is any other")
     if flags.FLAGS.compare and flags.FLAGS.distributed:

@@ -275,6 +275,17 @@ def test_checkpoint_of_another_model(directory, kind, warnings):
     assert Checkpoints(directory).steps() == [700, 1200] and warnings == []
 
 
+def test_checkpoint_of_a_newer_version(directory, monkeypatch, warnings):
+    """Known before anything of it is read; the one before is not taken in its place."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_NEWEST_FORMAT", 2)
+        with Checkpoints(directory) as checkpoints:
+            checkpoints.save(1300, {"x": jnp.float32(1)})
+    with pytest.raises(ValueError, match="by a newer version of avb_jax: format 2, allowed is up"):
+        Checkpoints(directory).restore(make_state(0))
+    assert 1300 in Checkpoints(directory).steps() and warnings == []
+
+
 def test_failed_save_is_raised_and_can_be_repeated(tmp_path, monkeypatch):
     def full(directory):
         raise OSError("no space left")

@@ -95,6 +95,21 @@ def test_omniglot_is_ink_on_zero_and_its_splits_do_not_overlap(tmp_path, omniglo
     assert result.train.images[17, 14, 14] == 255
 
 
+def test_what_is_streamed_is_what_would_be_in_memory(tmp_path, omniglot):
+    held, streamed = (
+        data.load("omniglot", data_dir=str(tmp_path), loading=loading, progress=False)
+        for loading in ("memory", "stream")
+    )
+    assert isinstance(streamed.train.images, data.Stream)
+    for ours, theirs in zip(held[1:], streamed[1:], strict=True):
+        np.testing.assert_array_equal(ours.images, theirs.images[:])
+    assert isinstance(
+        data.load("omniglot", data_dir=str(tmp_path), loading="auto", memory_limit_gb=1e-6,
+                  progress=False).train.images,
+        data.Stream,
+    )  # fmt: skip
+
+
 def test_celeb_a_is_the_centre_crop(tmp_path):
     image = np.zeros((218, 178, 3), np.uint8)
     image[..., 0] = np.arange(218)[:, None]

@@ -1,5 +1,6 @@
 """Runs of two processes on this machine: they agree with one, stop together, and lose nothing."""
 
+import random
 import signal
 import subprocess
 import time
@@ -84,6 +85,44 @@ def test_sigterm_to_one_stops_both_and_they_go_on(start_both, tmp_path):
     resumed = results(start_both(config, tmp_path / "run"))
     assert [status for status, *_ in resumed] == [0, 0], resumed
     assert_same_params(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("sent", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 5)], ids=["SIGKILL", "SIGTERM"]
+)
+def test_a_run_stopped_again_and_again_ends_as_one_that_never_was(
+    start_both, start_training, tmp_path, sent, times, count
+):
+    """At random moments, of the saves too: a checkpoint every 0.1 s. Bit for bit."""
+    rng = random.Random(0)
+    config = config_of(30_000 if count == 1 else 2000, checkpoint_interval=0.1)
+
+    def start(workdir):
+        return start_both(config, workdir) if count == 2 else [start_training(config, workdir)]
+
+    whole = results(start(tmp_path / "whole"), timeout=600)
+    assert all(status == 0 for status, *_ in whole), whole
+    stopped = 0
+    while stopped < times:
+        before = metrics_lines(tmp_path / "run")
+        running = start(tmp_path / "run")
+        wait_for_lines(tmp_path / "run", before + 1, running)
+        time.sleep(rng.uniform(0.0, 0.3))
+        for process in running if sent == signal.SIGKILL else running[-1:]:
+            process.send_signal(sent)
+        ended = results(running)
+        if all(status == 0 for status, *_ in ended) and "stopped by" not in ended[0][1]:
+            break  # it had reached its last step
+        expected = 0 if sent == signal.SIGTERM else -sent
+        assert [status for status, *_ in ended] == [expected] * count, ended
+        stopped += 1
+    assert stopped >= 0.7 * times
+    resumed = results(start(tmp_path / "run"), timeout=600)
+    assert all(status == 0 for status, *_ in resumed), resumed
+    assert_same_params(tmp_path / "whole", tmp_path / "run")
+    assert not list((tmp_path / "run/checkpoints").glob("damaged*"))
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -4,7 +4,11 @@ The context is what the encoder knows of x, its features [B, F], or x itself, [B
 Its trunk is computed once for all the S draws, those of q and of r alike. Output layers
 start at zero: a fresh critic says that q is its contrast. The gain is how much better z explains
 x than the contrast's mean does, log p(x|z) − log p(x|m) in nats, for a critic that is told it.
+Hidden layers compute in `dtype`, where it is given; what they add up to, and s, in z̃'s.
 """
+
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,20 +36,22 @@ class ResidualCritic(nn.Module):
     trunk_width: int
     trunk_depth: int
     conditional: bool = True
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, context: Array, z: Array, gain: Array | None = None) -> Array:
         inputs = latent_features(z)
         if gain is not None:  # hundreds of nats where z does not explain x at all
             inputs = jnp.concatenate([inputs, jnp.arcsinh(gain)[..., None]], axis=-1)
-        h = nn.Dense(self.width)(inputs)
+        h, dense = nn.Dense(self.width)(inputs), partial(nn.Dense, self.width, dtype=self.dtype)
         if self.conditional:
-            features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
+            trunk = MLP(self.trunk_width, self.trunk_depth, self.dtype)
+            features = trunk(flatten_context(context))
         for _ in range(self.depth):
-            inner = nn.Dense(self.width)(h)
+            inner = dense()(h)
             if self.conditional:
-                inner = inner + nn.Dense(self.width, use_bias=False)(features)[None]
-            h = h + nn.gelu(inner)
+                inner = inner + dense(use_bias=False)(features)[None]
+            h = h + nn.gelu(inner).astype(h.dtype)
         return nn.Dense(1, kernel_init=zeros)(h)[..., 0]
 
 
@@ -56,11 +62,12 @@ class InnerProductCritic(nn.Module):
     depth: int
     trunk_width: int
     trunk_depth: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, context: Array, z: Array) -> Array:
-        of_x = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
-        of_z = MLP(self.width, self.depth)(latent_features(z))
+        of_x = MLP(self.trunk_width, self.trunk_depth, self.dtype)(flatten_context(context))
+        of_z = MLP(self.width, self.depth, self.dtype)(latent_features(z))
         theta = nn.Dense(self.width, kernel_init=zeros)(of_x)
         t_x = nn.Dense(1, kernel_init=zeros)(of_x)[..., 0]
         t_z = nn.Dense(1, kernel_init=zeros)(of_z)[..., 0]
@@ -73,11 +80,12 @@ class LearnedContrast(nn.Module):
     latent_dim: int
     width: int
     depth: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, context: Array) -> Gaussian:
         dim = self.latent_dim
-        h = MLP(self.width, self.depth)(flatten_context(context))
+        h = MLP(self.width, self.depth, self.dtype)(flatten_context(context))
         log_scale = nn.Dense(dim, kernel_init=zeros)(h)
         entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
         return Gaussian(nn.Dense(dim, kernel_init=zeros)(h), triangular(entries, log_scale))

@@ -1,6 +1,10 @@
-"""Decoders: z [R, D] -> pixel parameters [R, h, w, c] of p(x|z)."""
+"""Decoders: z [R, D] -> pixel parameters [R, h, w, c] of p(x|z).
+
+Layers compute in `dtype`, where it is given; parameters and outputs have the dtype of z.
+"""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,12 +19,14 @@ class MLPDecoder(nn.Module):
     event_shape: tuple[int, int, int]
     width: int
     depth: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         height, width, channels = self.event_shape
-        h = MLP(self.width, self.depth)(z)
-        return nn.Dense(height * width * channels)(h).reshape(-1, *self.event_shape)
+        h = MLP(self.width, self.depth, self.dtype)(z)
+        pixels = nn.Dense(height * width * channels, dtype=self.dtype)(h)
+        return pixels.astype(z.dtype).reshape(-1, *self.event_shape)
 
 
 class ConvDecoder(nn.Module):
@@ -32,19 +38,21 @@ class ConvDecoder(nn.Module):
 
     event_shape: tuple[int, int, int]
     width: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
         height, width, channels = self.event_shape
         sizes = downsampled_sizes(height, width)[::-1]
         features = [CONV_FEATURES[min(i, len(CONV_FEATURES) - 1)] for i in range(len(sizes))][::-1]
-        h = nn.gelu(nn.Dense(self.width)(z))
-        h = nn.gelu(nn.Dense(sizes[0][0] * sizes[0][1] * features[0])(h))
+        of = {"dtype": self.dtype}
+        h = nn.gelu(nn.Dense(self.width, **of)(z))
+        h = nn.gelu(nn.Dense(sizes[0][0] * sizes[0][1] * features[0], **of)(h))
         h = h.reshape(-1, *sizes[0], features[0])
         for (rows, columns), channels_out in zip(sizes[1:], features[1:], strict=True):
-            h = nn.gelu(nn.ConvTranspose(channels_out, (5, 5), strides=(2, 2))(h))
-            h = h[:, :rows, :columns]
-        return nn.Conv(channels, (5, 5))(h)
+            h = nn.ConvTranspose(channels_out, (5, 5), strides=(2, 2), **of)(h)
+            h = nn.gelu(h)[:, :rows, :columns]
+        return nn.Conv(channels, (5, 5), **of)(h).astype(z.dtype)
 
 
 class PixelScale(nn.Module):

@@ -1,10 +1,13 @@
 """Encoders: (x [B, h, w, c], key, S, score) -> `Encoding` of S draws of q(z|x) for each x.
 
 The x-trunk runs once per x however many draws are asked for. Noise is drawn here, in the
-dtype of x. `score` is z [B, D] -> ∇ log p(x, z) [B, D], the decoder's answer to a guess of z.
+dtype of x; hidden layers compute in `dtype`, where it is given. `score` is z [B, D] ->
+∇ log p(x, z) [B, D], the decoder's answer to a guess of z.
 """
 
 import math
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,17 +64,19 @@ class Trunk(nn.Module):
     refinements: int = 0
     refinement_width: int = 256
     full: bool = True
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Gaussian]:
         dim, width = self.latent_dim, self.refinement_width
-        features = [MLP(self.width, self.depth)(flatten_images(x))]
+        features = [MLP(self.width, self.depth, self.dtype)(flatten_images(x))]
+        dense = partial(nn.Dense, width, dtype=self.dtype)
         m, scale = nn.Dense(dim)(features[0]), TriangularScale(dim, self.full)(features[0])
         for _ in range(self.refinements):
             whitened = jnp.einsum("bde,bd->be", scale, score(m))
             seen = jnp.concatenate([m, jnp.arcsinh(whitened)], axis=-1)
-            h = nn.Dense(width)(features[-1]) + nn.Dense(width, use_bias=False)(seen)
-            features = [features[0], nn.gelu(nn.Dense(width)(nn.gelu(h)))]
+            h = dense()(features[-1]) + dense(use_bias=False)(seen)
+            features = [features[0], nn.gelu(dense()(nn.gelu(h))).astype(x.dtype)]
             move = nn.Dense(dim, kernel_init=zeros)(features[-1])
             m = m + jnp.einsum("bde,be->bd", scale, move)
             scale = scale @ TriangularScale(dim, self.full, start=1.0)(features[-1])
@@ -88,15 +93,16 @@ class NoiseHead(nn.Module):
 
     width: int
     depth: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, h: Array, guess: Gaussian, noise: Array) -> Kernel:
-        dim = guess.mean.shape[-1]
-        g = nn.gelu(nn.Dense(self.width)(h)[None] + nn.Dense(self.width, use_bias=False)(noise))
+        dim, dense = guess.mean.shape[-1], partial(nn.Dense, self.width, dtype=self.dtype)
+        g = nn.gelu(dense()(h)[None] + dense(use_bias=False)(noise))
         for _ in range(self.depth):
-            inner = nn.Dense(self.width)(g) + nn.Dense(self.width, use_bias=False)(noise)
-            g = g + nn.Dense(self.width)(nn.gelu(inner))
-        warp = nn.Dense(dim, kernel_init=zeros)(g)
+            inner = dense()(g) + dense(use_bias=False)(noise)
+            g = g + dense()(nn.gelu(inner))
+        warp = nn.Dense(dim, kernel_init=zeros)(g.astype(h.dtype))
         start = math.log((INITIAL_BLUR - LEAST_BLUR) / (1.0 - INITIAL_BLUR))
         bias_init = nn.initializers.constant(start)
         blur = nn.sigmoid(nn.Dense(dim, kernel_init=zeros, bias_init=bias_init, name="blur")(h))
@@ -112,13 +118,15 @@ class NoiseMLP(nn.Module):
     noise_dim: int
     head_width: int
     head_depth: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
         h, guess = self.trunk(x, score)
         keys = jax.random.split(key)
         noise = jax.random.normal(keys[0], (num_samples, x.shape[0], self.noise_dim), x.dtype)
-        kernel = NoiseHead(self.head_width, self.head_depth)(h, guess, noise)
+        head = NoiseHead(self.head_width, self.head_depth, self.dtype)
+        kernel = head(h, guess, noise)
         return Encoding(draw_kernel(keys[1], kernel), features=h, kernel=kernel)
 
 
@@ -131,21 +139,24 @@ class NoiseConv(nn.Module):
     latent_dim: int
     noise_dim: int
     width: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
         keys, shape, dim = jax.random.split(key), (num_samples, x.shape[0]), self.latent_dim
         noise = jax.random.normal(keys[0], (num_samples * x.shape[0], self.noise_dim), x.dtype)
         stages = len(downsampled_sizes(*x.shape[1:3]))
-        h = nn.Conv(CONV_FEATURES[0], (5, 5), strides=2 if stages > 1 else 1)(2.0 * x - 1.0)
+        conv = partial(nn.Conv, kernel_size=(5, 5), dtype=self.dtype)
+        h = conv(CONV_FEATURES[0], strides=2 if stages > 1 else 1)(2.0 * x - 1.0)
         h = jnp.broadcast_to(h[None], (num_samples, *h.shape)).reshape(-1, *h.shape[1:])
         for stage in range(1, max(stages, 2) + 1):
-            injected = nn.Dense(h.shape[-1], use_bias=False)(noise)
+            injected = nn.Dense(h.shape[-1], use_bias=False, dtype=self.dtype)(noise)
             h = nn.gelu(h + injected[:, None, None, :])
             if stage < max(stages, 2):
                 features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
-                h = nn.Conv(features, (5, 5), strides=2 if stage + 1 < stages else 1)(h)
-        h = nn.gelu(nn.Dense(self.width)(h.reshape(h.shape[0], -1)))
+                h = conv(features, strides=2 if stage + 1 < stages else 1)(h)
+        h = nn.gelu(nn.Dense(self.width, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
+        h = h.astype(x.dtype)
         mean, scale_tril = nn.Dense(dim)(h), TriangularScale(dim)(h)
         kernel = Kernel(mean.reshape(*shape, dim), scale_tril.reshape(*shape, dim, dim))
         return Encoding(draw_kernel(keys[1], kernel), kernel=kernel)

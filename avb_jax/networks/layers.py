@@ -1,5 +1,7 @@
 """Layers that encoders, decoders and critics share."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,16 +12,21 @@ CONV_FEATURES = (32, 64, 64, 128)
 
 
 class MLP(nn.Module):
-    """`depth` dense layers of `width` with gelu after each: [..., F] -> [..., width]."""
+    """`depth` dense layers of `width` with gelu after each: [..., F] -> [..., width].
+
+    Computed in `dtype`, where that is not the input's, and returned in the input's.
+    """
 
     width: int
     depth: int
+    dtype: Any = None
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, inputs: Array) -> Array:
+        h = inputs
         for _ in range(self.depth):
-            h = nn.gelu(nn.Dense(self.width)(h))
-        return h
+            h = nn.gelu(nn.Dense(self.width, dtype=self.dtype)(h))
+        return h.astype(inputs.dtype)
 
 
 def flatten_images(x: Array) -> Array:
