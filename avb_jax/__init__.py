@@ -1,6 +1,6 @@
 """Adversarial Variational Bayes in JAX: implicit posteriors whose log-density a critic learns."""
 
-from avb_jax import contrast, data, evaluation, objectives
+from avb_jax import contrast, data, evaluation, objectives, posterior
 from avb_jax.config import Config
 from avb_jax.critic_fit import Calibration, CriticFit, fit_critic
 from avb_jax.model import Model, build_model
@@ -38,5 +38,6 @@ __all__ = [
     "load",  # a run from its directory
     "make_train_step",  # the fused saddle-point step: (state, batch) -> (state, metrics)
     "objectives",  # critic losses and the ELBO's terms on plain arrays
+    "posterior",  # the same engine for a log joint density of your own, or a NumPyro model
     "train",  # the loop: metrics, checkpoints, resume
 ]

@@ -85,6 +85,7 @@ def fit_critic(
     dim: int,
     *,
     x: Array | None = None,
+    held_out: Callable | None = None,
     context: Callable[[Array], Array] | None = None,
     contrast: str = "flow",
     loss: str = "logistic",
@@ -106,6 +107,8 @@ def fit_critic(
             Fit for `jax.jit` and `jax.vmap`.
         dim: D.
         x: [n, ...], the data points of a conditional q.
+        held_out: as `sample`, of the draws that decide when to stop, and that calibrate; `sample`
+            itself where it makes fresh draws. For a sampler that draws from a finite pool.
         context: x [B, ...] -> [B, F], what the critic is to see of x; x itself if not given.
         contrast: `prior` (N(0, I)), `moments` (of q, without x), `learned` (a Gaussian that x
             moves), `flow` (a `MixtureFlow`, after either).
@@ -125,21 +128,24 @@ def fit_critic(
     objectives.warn_if_as_written(loss)
     context = context or (lambda x: x)
     keys = dict(zip(KEYS, jax.random.split(key, len(KEYS)), strict=True))
-    draw = source(sample, x, context, batch_size)
+    draw, other = (source(f, x, context, batch_size) for f in (sample, held_out or sample))
     reference = build_reference(contrast, dim, draw, keys["pool"], batch_size, x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
     problem = Problem(reference, critic, loss)
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
-        alpha, psi, steps = _train(problem, draw, keys, bar)
-    calibration = _calibrate(problem, psi, alpha, draw, keys["test"], steps)
+        alpha, psi, steps = _train(problem, draw, other, keys, bar)
+    calibration = _calibrate(problem, psi, alpha, other, keys["test"], steps)
     return CriticFit(*_evaluators(problem, psi, alpha, context), calibration)
 
 
-def _train(problem: Problem, draw: Callable, keys: dict[str, Key], bar: tqdm):
-    """The contrast's parameters, then the critic's, and the steps that each of them took."""
+def _train(problem: Problem, draw: Callable, other: Callable, keys: dict[str, Key], bar: tqdm):
+    """The contrast's parameters, then the critic's, and the steps that each of them took.
+
+    They descend on draws by `draw`, and stop by draws by `other`.
+    """
     example = jax.jit(draw)(keys["init"])
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
-    stop = (jax.jit(partial(jax.lax.map, draw))(batches), batches)
+    stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
     alpha, of_contrast = problem.reference.init(keys["init"], example), 0
     if alpha:
         alpha, of_contrast = descend(

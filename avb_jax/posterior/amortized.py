@@ -1,0 +1,214 @@
+"""`fit_amortized`: one implicit posterior for each row of a data set, by one network."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avb_jax import contrast as contrasts
+from avb_jax.contrast import Contrast
+from avb_jax.densities import LOG_2PI, draw_kernel, log_prior
+from avb_jax.model import Model
+from avb_jax.networks.encoders import Trunk
+from avb_jax.posterior.coordinates import Coordinates, Start
+from avb_jax.posterior.engine import EXTRA_NOISE
+from avb_jax.posterior.fit import DEFAULTS, Settings, check_settings, step_config, train_on
+from avb_jax.posterior.networks import GainCritic, Sampler
+from avb_jax.posterior.start import check_shape
+from avb_jax.posterior.transitions import Transitions, transit, tune
+from avb_jax.types import Array, Encoding, Gaussian, Key, Params, View
+
+ROWS = 64  # data points a step
+MOMENT_DRAWS = 256  # of each row, behind the scale of its transitions
+TUNED_ROWS = 16
+
+
+def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> Model:
+    """The engine's model of q(w|x), z = sinh(w), x [B, F]."""
+    unit = Start(jnp.zeros(dim), jnp.eye(dim))
+    trunk = Trunk(dim, 4 * settings.width, 2, refinements=1, refinement_width=2 * settings.width)
+    sampler = Sampler(settings.width, settings.depth)
+    critic = GainCritic(settings.width, settings.depth)
+    noise_dim = dim + EXTRA_NOISE
+
+    def density(x, w):
+        def of_row(x, w):
+            return Coordinates(unit, partial(log_joint, x)).log_density(w)
+
+        return jax.vmap(jax.vmap(of_row), (None, 0))(x, w)
+
+    def score(x, w):
+        return jax.grad(lambda w: jnp.sum(density(x, w[None])))(w)
+
+    def encode(params, key, x, num_samples):
+        keys = jax.random.split(key)
+        h, guess = trunk.apply(params.encoder["trunk"], x, partial(score, x))
+        noise = jax.random.normal(keys[0], (num_samples, len(x), noise_dim), x.dtype)
+        kernel = sampler.apply(params.encoder["sampler"], h, *guess, noise)
+        w = draw_kernel(keys[1], kernel)
+        level = jnp.mean(density(x, jax.lax.stop_gradient(w)), axis=0)
+        return Encoding(w, kernel=kernel, features=jnp.concatenate([h, level[:, None]], axis=-1))
+
+    def log_ratio(params, view: View, w_tilde):
+        w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
+        level = view.features[None, :, -1] + 0.5 * dim * (1.0 + LOG_2PI)
+        gain = density(view.x, w) - log_prior(w_tilde) - level
+        return critic.apply(params.critic, view.features[:, :-1], w_tilde, gain)
+
+    def init(key):
+        keys = jax.random.split(key, 3)
+        x, w = jnp.zeros((1, features)), jnp.zeros((1, 1, dim))
+        (h, _), of_trunk = trunk.init_with_output(keys[0], x, jnp.zeros_like)
+        noise = jnp.zeros((1, 1, noise_dim))
+        of_sampler = sampler.init(keys[1], h, w[0], jnp.eye(dim)[None], noise)
+        psi = critic.init(keys[2], h, w, w[..., 0])
+        return Params({"trunk": of_trunk, "sampler": of_sampler}, {}, psi)
+
+    return Model(
+        event_shape=(features,),
+        latent_dim=dim,
+        init=init,
+        encode=encode,
+        decode=lambda _, w: w,
+        log_likelihood=lambda w, x: density(x, w) - log_prior(w),
+        mean=lambda w: w,
+        log_ratio=log_ratio,
+        contrast=Contrast("moments", "full"),
+    )
+
+
+class AmortizedPosterior:
+    """q(z|x), for any x [F] like the rows it was fitted to. Made by `fit_amortized`.
+
+    Attributes:
+        model: the engine's, of w = arcsinh(z) and standardised x.
+        params: its parameters.
+        transitions: those that end the sampler.
+        training_elbo: the trained critic's last estimate, over rows; no bound.
+    """
+
+    def __init__(self, model, params, standardise, transitions, training_elbo):
+        self.model, self.params, self.transitions = model, params, transitions
+        self.training_elbo = training_elbo
+        self._standardise = standardise
+        self._draw = jax.jit(self._draw_rows, static_argnums=2)
+
+    def sample(self, key: Key, x: Array, num_samples: int) -> Array:
+        """Draws of q(z|x) for each row: x [B, F] -> [S, B, D].
+
+        Raises:
+            ValueError: for x of another width, or a number below 1.
+        """
+        x = np.asarray(x, np.float32)
+        if x.ndim != 2 or x.shape[1:] != self.model.event_shape:
+            raise ValueError(f"x had shape {x.shape}; allowed is [B, {self.model.event_shape[0]}]")
+        if num_samples < 1:
+            raise ValueError(f"num_samples was {num_samples}; allowed is 1 or more")
+        return jnp.sinh(self._draw(key, self._standardise(x), num_samples))
+
+    def log_density_estimate(self, key: Key, x: Array, z: Array) -> Array:
+        """log q̂(z|x) before the transitions, by the trained critic; no bound: [S, B] nats."""
+        w = jnp.arcsinh(z)
+        log_volume = jnp.sum(jnp.log(jnp.cosh(w)), axis=-1)
+        x = self._standardise(np.asarray(x, np.float32))
+        return self.model.log_posterior_estimate(self.params, key, x, w) - log_volume
+
+    def _draw_rows(self, key: Key, x: Array, num_samples: int) -> Array:
+        keys = jax.random.split(key, 3)
+        w = self.model.encode(self.params, keys[0], x, num_samples).z
+        moments = row_moments(self.model, self.params, keys[1], x)
+
+        def of_row(x, w, mean, scale_tril, key):
+            row = Start(mean, scale_tril)
+            v, _ = transit(
+                partial(_log_density, self.model, x, row), row.locate(w), key, self.transitions
+            )
+            return row.place(v)
+
+        row_keys = jax.random.split(keys[2], len(x))
+        return jax.vmap(of_row, (0, 1, 0, 0, 0), 1)(x, w, *moments, row_keys)
+
+
+def _log_density(model: Model, x: Array, row: Start, v: Array) -> Array:
+    w = row.place(v)[None, None]
+    return (model.log_likelihood(w, x[None]) + log_prior(w))[0, 0]
+
+
+def row_moments(model: Model, params: Params, key: Key, x: Array) -> Gaussian:
+    """Of draws of q(w|x) for each row."""
+    w = model.encode(params, key, x, MOMENT_DRAWS).z
+    return contrasts.from_moments(contrasts.sample_moments(w), "full")
+
+
+def fit_amortized(
+    log_joint: Callable[[Array, Array], Array],
+    data: Array,
+    dim: int,
+    key: Key,
+    *,
+    settings: Settings = DEFAULTS,
+    progress: bool = False,
+) -> AmortizedPosterior:
+    """Learns q(z|x) for p(z|x) ∝ exp(log_joint(x, z)), one posterior for each row of the data.
+
+    Args:
+        log_joint: (x [F], z [D]) -> log p(x, z) up to what x alone sets, nats.
+        data: [n, F], floats; the network sees each column standardised, log_joint as it is.
+        dim: D. z should be of the order of one, as unconstrained parameters mostly are.
+        key: the same key gives the same posterior.
+        settings: as for `fit`; `num_samples` draws are divided over 64 rows a step, at least
+            max(16, 3 D) for each.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: for data that is not [n, F], a log_joint of another shape, or settings that are
+            not allowed.
+        FloatingPointError: if training diverges.
+    """
+    data = np.asarray(data, np.float32)
+    if data.ndim != 2 or not data.size or not np.isfinite(data).all():
+        raise ValueError(f"data had shape {data.shape}; allowed is [n, F], finite numbers")
+    check_settings(settings)
+    check_shape(partial(log_joint, jnp.asarray(data[0])), dim)
+    mean, scale = data.mean(axis=0), np.where(data.std(axis=0) > 0.0, data.std(axis=0), 1.0)
+
+    def standardise(x):
+        return jnp.asarray((x - mean) / scale)
+
+    def of_standardised(x, z):
+        return log_joint(x * scale + mean, z)
+
+    model = _build(of_standardised, dim, data.shape[1], settings)
+    rows = min(ROWS, len(data))
+    draws = max(16, 3 * dim, settings.num_samples // rows)
+    config = step_config(
+        dim, dim + EXTRA_NOISE, settings, batch_size=rows, num_samples=draws, decoder_samples=draws
+    )
+    keys = jax.random.split(key, 4)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])))
+    order = np.stack([rng.permutation(len(data))[:rows] for _ in range(settings.num_steps)])
+    x = np.asarray(standardise(data))
+    params, elbo = train_on(model, config, keys[1], lambda at: x[order[at]], progress)
+    step_size = jnp.ones([])
+    if settings.transitions:
+        step_size = jax.jit(partial(_tune, model, settings.leapfrog))(
+            params, keys[2], x[:TUNED_ROWS]
+        )
+    transitions = Transitions(step_size, settings.transitions, settings.leapfrog)
+    return AmortizedPosterior(model, params, standardise, transitions, elbo)
+
+
+def _tune(model: Model, leapfrog: int, params: Params, key: Key, x: Array) -> Array:
+    """The step size that suits the rows on average (geometric)."""
+    keys = jax.random.split(key, 3)
+    w = model.encode(params, keys[0], x, TUNED_ROWS).z
+    moments = row_moments(model, params, keys[1], x)
+
+    def of_row(x, w, mean, scale_tril, key):
+        row = Start(mean, scale_tril)
+        return tune(partial(_log_density, model, x, row), row.locate(w), key, leapfrog)[1]
+
+    sizes = jax.vmap(of_row, (0, 1, 0, 0, 0))(x, w, *moments, jax.random.split(keys[2], len(x)))
+    return jnp.exp(jnp.mean(jnp.log(sizes)))

@@ -1,0 +1,92 @@
+"""Coordinates in which tails are light: z = m + L sinh(w).
+
+There tails that were exponential or Gaussian fall faster than those of the Gaussian contrast, so
+that what the critic does not know of them cannot reward a draw for going astray (Johnson and Geyer,
+"Variable transformation to obtain geometric ergodicity", Annals of Statistics 2012, map by such a
+function for Markov chains).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from avb_jax.types import Array
+
+NOWHERE = -1e4  # nats, of a draw at which log_joint is not finite
+
+LogDensity = Callable[[Array], Array]
+
+
+class Start(NamedTuple):
+    """A Gaussian from which to start.
+
+    Attributes:
+        mean: [D].
+        scale_tril: [D, D].
+    """
+
+    mean: Array
+    scale_tril: Array
+
+    def place(self, u: Array) -> Array:
+        """z = m + L u: [..., D] -> [..., D]."""
+        moved = jnp.einsum("de,...e->...d", self.scale_tril, u)
+        return jnp.broadcast_to(self.mean, u.shape) + moved
+
+    def locate(self, z: Array) -> Array:
+        """u = L⁻¹(z − m): [..., D] -> [..., D]."""
+        flat = (z - jnp.broadcast_to(self.mean, z.shape)).reshape(-1, z.shape[-1])
+        u = jax.scipy.linalg.solve_triangular(self.scale_tril, flat.T, lower=True).T
+        return u.reshape(z.shape)
+
+    @property
+    def log_scale(self) -> Array:
+        """½ log|C|, nats."""
+        return jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
+
+
+class Coordinates(NamedTuple):
+    """z = m + L sinh(w), and log p in w.
+
+    Attributes:
+        start: (m, L).
+        log_joint: z [D] -> nats.
+    """
+
+    start: Start
+    log_joint: LogDensity
+
+    def place(self, w: Array) -> Array:
+        """w [..., D] -> z [..., D]."""
+        return self.start.place(jnp.sinh(w))
+
+    def locate(self, z: Array) -> Array:
+        """z [..., D] -> w [..., D]."""
+        return jnp.arcsinh(self.start.locate(z))
+
+    def log_volume(self, w: Array) -> Array:
+        """log |∂z/∂w|: w [..., D] -> [...] nats."""
+        log_cosh = jnp.logaddexp(w, -w) - math.log(2.0)
+        return self.start.log_scale + jnp.sum(log_cosh, axis=-1)
+
+    def log_density(self, w: Array) -> Array:
+        """log p of w [D], unnormalised, nats; NOWHERE − |w|² where log_joint is not finite."""
+
+        def of_p(w):
+            return self.log_joint(self.place(w)) + self.log_volume(w)
+
+        @jax.custom_vjp
+        def guarded(w):
+            return forwards(w)[0]
+
+        def forwards(w):
+            value, slope = jax.value_and_grad(of_p)(w)
+            fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
+            value = jnp.where(fine, value, NOWHERE - jnp.sum(jnp.square(w)))
+            return value, jnp.where(fine, slope, -2.0 * w)
+
+        guarded.defvjp(forwards, lambda slope, bar: (bar * slope,))
+        return guarded(w)

@@ -1,0 +1,119 @@
+"""Where to start: a check of log p(z), and the moments of draws that short chains have moved.
+
+The draws are those of quasi-Newton paths (Zhang, Carpenter, Gelman and Vehtari, "Pathfinder:
+Parallel quasi-Newton variational inference", JMLR 2022), each path weighed by the exponential of
+its ELBO, so that they span the modes that count. Hamiltonian transitions then move them, in the
+coordinates of their own moments, which are taken anew each round.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avb_jax.posterior.coordinates import Coordinates, LogDensity, Start
+from avb_jax.posterior.transitions import tune
+from avb_jax.types import Array, Key
+
+PATHS = 16
+RADIUS = 2.0  # paths begin in the cube [−2, 2]^D, as Stan's chains do
+PATH_DRAWS, MOST_STEPS = 200, 100  # behind each path's ELBO; of a path
+POOL, ROUNDS, LEAPFROG = 512, 4, 8  # draws, rounds of chains, steps of each of their moves
+RUNAWAY = 1e3  # times the paths' spread, from which on the density cannot be a proper one
+
+
+def check_shape(log_joint: LogDensity, dim: int) -> None:
+    """Raises ValueError unless log_joint maps [D] to one floating-point number."""
+    z = jax.ShapeDtypeStruct((dim,), jnp.float32)
+    try:
+        out = jax.eval_shape(log_joint, z)
+    except (TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"log_joint does not take an array of shape ({dim},), the dim that was given: {reason}"
+        ) from error
+    shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"log_joint returned {dtype} of shape {shape}; allowed is one floating-point number"
+        )
+
+
+def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) -> Start:
+    """The start, after checks of the density.
+
+    Raises:
+        ValueError: where log_joint is not finite, has no gradient, or does not fall (an improper
+            density).
+    """
+    check_shape(log_joint, dim)
+    keys = jax.random.split(key)
+    begin = jax.random.uniform(keys[0], (paths, dim), minval=-RADIUS, maxval=RADIUS)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(log_joint)))(begin)
+    finite = jnp.isfinite(values) & jnp.all(jnp.isfinite(gradients), axis=-1)
+    if not bool(jnp.any(finite)):
+        bad = "its gradient" if bool(jnp.any(jnp.isfinite(values))) else "log_joint"
+        raise ValueError(
+            f"{bad} was not finite at any of {paths} points of [-{RADIUS:g}, {RADIUS:g}]^{dim}; "
+            "allowed is a density that can be evaluated and differentiated there"
+        )
+    if not bool(jnp.any(gradients[finite])):
+        raise ValueError(
+            "the gradient of log_joint was zero at all starting points: it is constant there, or "
+            "not differentiable; allowed is a smooth density"
+        )
+    z = _pathfind(log_joint, begin[finite], keys[1])
+    move = jax.jit(lambda start, z, key: _move(Coordinates(start, log_joint), z, key))
+    spread = jnp.std(z, axis=0)
+    for number in range(ROUNDS):
+        z = move(_moments(z), z, jax.random.fold_in(keys[1], number))
+    growth = float(jnp.max(jnp.std(z, axis=0) / spread))
+    if not growth < RUNAWAY:
+        raise ValueError(
+            f"chains ran away to {growth:.3g} times the width that quasi-Newton paths found: "
+            "log_joint is improper, or nearly so; allowed is a density that can be normalised"
+        )
+    return _moments(z)
+
+
+def _moments(z: Array) -> Start:
+    """Mean and scale of draws [n, D]; a floor keeps the scale regular where they coincide."""
+    values = np.asarray(z, np.float64)
+    covariance = np.atleast_2d(np.cov(values.T))
+    floor = 1e-8 * np.trace(covariance) / values.shape[1] + 1e-20
+    scale_tril = np.linalg.cholesky(covariance + floor * np.eye(values.shape[1]))
+    return Start(
+        jnp.asarray(values.mean(axis=0), jnp.float32), jnp.asarray(scale_tril, jnp.float32)
+    )
+
+
+def _move(coordinates: Coordinates, z: Array, key: Key) -> Array:
+    """Draws [n, D] after a round of transitions, whose step size is found on the way."""
+    w, _ = tune(coordinates.log_density, coordinates.locate(z), key, LEAPFROG)
+    return coordinates.place(w)
+
+
+def _pathfind(log_joint: LogDensity, begin: Array, key: Key) -> Array:
+    """Draws of the paths' Gaussians, [POOL, D]."""
+    from blackjax.vi.multipathfinder import multi_approximate  # here: importing stays quick
+
+    def guarded(z):
+        value = log_joint(z)
+        return jnp.where(jnp.isfinite(value), value, -1e30)
+
+    def run(key, begin):
+        return multi_approximate(key, guarded, begin, PATH_DRAWS, maxiter=MOST_STEPS)[0]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = jax.jit(run)(key, begin)
+    draws = np.asarray(found.samples, np.float64)
+    elbo = np.mean(np.asarray(found.logp - found.logq, np.float64), axis=1)
+    usable = np.isfinite(elbo) & np.all(np.isfinite(draws), axis=(1, 2))
+    if not usable.any():
+        raise ValueError(
+            "no quasi-Newton path from the starting points led to a density that could be "
+            "evaluated; allowed is a log_joint that is finite around its modes"
+        )
+    weights = np.where(usable, np.exp(elbo - np.max(elbo[usable])), 0.0)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    path = rng.choice(len(draws), POOL, p=weights / weights.sum())
+    return jnp.asarray(draws[path, rng.integers(0, PATH_DRAWS, POOL)], jnp.float32)

@@ -1,0 +1,83 @@
+"""The last layers of an implicit posterior: Hamiltonian transitions that leave p(z) as it is.
+
+A draw that has been moved by a Markov chain has a density that nobody can write down, which is all
+that adversarial variational Bayes asks for (Li, Turner and Liu, "Approximate Inference with
+Amortised MCMC", arXiv 1702.08343). Each transition brings q nearer to p, KL(q‖p) never rises, and
+what it cannot do is go from one mode to another far away: that is the sampler's part.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from avb_jax.types import Array, Key
+
+ACCEPTANCE, GAIN, ROUNDS = 0.8, 1.0, 40  # that steps are tuned to; Robbins–Monro; pilot moves
+SHORTEST = 0.1  # of the tuned step: each transition has its own, for scales that vary over z
+
+
+class Transitions(NamedTuple):
+    """How draws are moved.
+
+    Attributes:
+        step_size: [], in units of q's standard deviations.
+        count: transitions.
+        leapfrog: steps of each.
+    """
+
+    step_size: Array
+    count: int
+    leapfrog: int
+
+
+def _move(log_density: Callable, u: Array, step_size: Array, key: Key, leapfrog: int):
+    from blackjax.mcmc import hmc  # here: importing the package stays quick
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        state = hmc.init(u, log_density)
+        kernel = hmc.build_kernel()
+        state, info = kernel(key, state, log_density, step_size, jnp.ones_like(u), leapfrog)
+    return state.position, info.acceptance_rate
+
+
+def _move_all(log_density: Callable, u: Array, longest: Array, key: Key, leapfrog: int):
+    """One transition of each of [n, D], with step sizes between SHORTEST and 1 of the longest."""
+    keys = jax.random.split(key, len(u) + 1)
+    shares = SHORTEST ** jax.random.uniform(keys[0], (len(u),), u.dtype)
+    move = partial(_move, log_density, leapfrog=leapfrog)
+    return jax.vmap(move)(u, longest * shares, keys[1:])
+
+
+def tune(log_density: Callable, u: Array, key: Key, leapfrog: int) -> tuple[Array, Array]:
+    """Draws [n, D], moved, and the step size at which moves are accepted as often as ACCEPTANCE."""
+
+    def one(carry, given):
+        u, log_step = carry
+        key, number = given
+        u, acceptance = _move_all(log_density, u, jnp.exp(log_step), key, leapfrog)
+        gain = GAIN / jnp.sqrt(1.0 + number)
+        return (u, log_step + gain * (jnp.mean(acceptance) - ACCEPTANCE)), log_step
+
+    keys = jax.random.split(key, ROUNDS)
+    start = (u, jnp.zeros([], u.dtype) - 0.7)
+    (u, _), log_steps = jax.lax.scan(one, start, (keys, jnp.arange(ROUNDS, dtype=u.dtype)))
+    return u, jnp.exp(jnp.mean(log_steps[ROUNDS // 2 :]))
+
+
+def transit(log_density: Callable, u: Array, key: Key, transitions: Transitions):
+    """Draws [n, D] moved by all the transitions, and their mean acceptance, [].
+
+    Args:
+        log_density: [D] -> log p, nats, in coordinates in which q has unit covariance.
+    """
+    if not transitions.count:
+        return u, jnp.ones([], u.dtype)
+
+    def one(u, key):
+        return _move_all(log_density, u, transitions.step_size, key, transitions.leapfrog)
+
+    u, acceptance = jax.lax.scan(one, u, jax.random.split(key, transitions.count))
+    return u, jnp.mean(acceptance)

@@ -1,0 +1,156 @@
+"""Implicit posteriors of densities with known moments and normalisers; errors; saving."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import avb_jax as avb
+from avb_jax.posterior import Settings
+from avb_jax.posterior.coordinates import Coordinates, Start
+from avb_jax.posterior.transitions import Transitions, transit
+
+QUICK = Settings(num_steps=300, num_samples=128, width=16, depth=1, transitions=4, leapfrog=4)
+MEAN = np.array([3.0, -1.0])
+COVARIANCE = np.array([[4.0, 0.6], [0.6, 0.25]])
+LOG_MASS = 1.5
+N, SIGMAS = 4000, 4.0  # draws; tolerated standard errors, at fixed seeds
+
+
+def gaussian(z):
+    """e^1.5 N(z; MEAN, COVARIANCE)."""
+    centred = z - jnp.asarray(MEAN, jnp.float32)
+    inverse = jnp.asarray(np.linalg.inv(COVARIANCE), jnp.float32)
+    log_scale = 0.5 * np.linalg.slogdet(2.0 * np.pi * COVARIANCE)[1]
+    return LOG_MASS - 0.5 * centred @ inverse @ centred - log_scale
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    return avb.posterior.fit(gaussian, 2, jax.random.key(0), settings=QUICK)
+
+
+def test_draws_have_the_moments_of_the_density(posterior):
+    z = np.asarray(posterior.sample(jax.random.key(1), N))
+    scale = np.sqrt(np.diag(COVARIANCE))
+    assert z.shape == (N, 2)
+    error = np.abs(z.mean(axis=0) - MEAN) / scale
+    assert np.all(error < SIGMAS / N**0.5 + 0.02), error
+    ratios = np.cov(z.T) / np.outer(scale, scale)
+    expected = COVARIANCE / np.outer(scale, scale)
+    np.testing.assert_allclose(ratios, expected, atol=SIGMAS * (2.0 / N) ** 0.5 + 0.03)
+
+
+def test_the_evidence_is_a_bound_near_the_mass(posterior):
+    found = posterior.log_evidence(jax.random.key(2), N)
+    assert LOG_MASS - 0.05 < found < LOG_MASS + 0.05
+
+
+def test_the_same_key_gives_the_same_draws(posterior):
+    first, second = (posterior.sample(jax.random.key(3), n) for n in (1500, 10))
+    np.testing.assert_array_equal(first[:10].shape, second.shape)
+    again = posterior.sample(jax.random.key(3), 1500)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_saved_posterior_is_given_back(posterior, tmp_path):
+    posterior.save(tmp_path / "fit")
+    loaded = avb.posterior.load(tmp_path / "fit", gaussian)
+    key = jax.random.key(4)
+    np.testing.assert_array_equal(posterior.sample(key, 5), loaded.sample(key, 5))
+    assert loaded.settings == QUICK
+    with pytest.raises(ValueError, match="holds no posterior"):
+        avb.posterior.load(tmp_path, gaussian)
+
+
+@pytest.mark.slow
+def test_the_elbo_lies_between_its_bounds_and_below_the_mass(posterior):
+    """log q̂ is exact to 0.05 nats in the mean, and the bounds hold to 3 standard errors."""
+    elbo = posterior.elbo(jax.random.key(5))
+    assert elbo.lower < elbo.upper + 3.0 * elbo.stderr
+    assert elbo.lower < LOG_MASS + 0.01
+    assert abs(elbo.estimate - LOG_MASS) < 0.05 + 3.0 * elbo.stderr
+    assert posterior.pareto_k(jax.random.key(6)) < 0.7
+    z = posterior.sample(jax.random.key(7), 1000)
+    error = posterior.log_density_estimate(z) - (jax.vmap(gaussian)(z) - LOG_MASS)
+    assert np.mean(np.square(error)) ** 0.5 < 0.2
+
+
+def test_coordinates_and_their_volume():
+    start = Start(jnp.array([1.0, -2.0]), jnp.array([[2.0, 0.0], [0.5, 0.3]]))
+    coordinates = Coordinates(start, gaussian)
+    w = jax.random.normal(jax.random.key(0), (5, 2))
+    np.testing.assert_allclose(coordinates.locate(coordinates.place(w)), w, rtol=1e-4, atol=1e-5)
+    jacobians = jax.vmap(jax.jacobian(coordinates.place))(w)
+    exact = np.linalg.slogdet(np.asarray(jacobians, np.float64))[1]
+    np.testing.assert_allclose(coordinates.log_volume(w), exact, rtol=1e-4, atol=1e-5)
+    density = jax.vmap(coordinates.log_density)
+    expected = jax.vmap(gaussian)(coordinates.place(w)) + coordinates.log_volume(w)
+    np.testing.assert_allclose(density(w), expected, rtol=1e-5)
+    gradient = jax.grad(lambda w: jnp.sum(density(w)))(w)
+    plain = jax.grad(
+        lambda w: jnp.sum(jax.vmap(gaussian)(coordinates.place(w)) + coordinates.log_volume(w))
+    )(w)
+    np.testing.assert_allclose(gradient, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_where_the_density_is_not_finite_draws_are_led_back():
+    coordinates = Coordinates(Start(jnp.zeros(2), jnp.eye(2)), lambda z: jnp.log(z[0]) - z @ z)
+    w = jnp.array([-1.0, 2.0])
+    value, slope = jax.value_and_grad(coordinates.log_density)(w)
+    assert value == -1e4 - 5.0
+    np.testing.assert_array_equal(slope, -2.0 * w)
+
+
+def test_transitions_leave_the_density_as_it_is():
+    """Exact draws of N(0, I) stay so; draws that are too narrow grow to it."""
+    moves = Transitions(jnp.float32(0.8), 10, 4)
+
+    def log_density(u):
+        return -0.5 * jnp.sum(jnp.square(u))
+
+    exact = jax.random.normal(jax.random.key(0), (N, 2))
+    after, acceptance = transit(log_density, exact, jax.random.key(1), moves)
+    assert 0.5 < acceptance <= 1.0
+    assert np.all(np.abs(np.mean(after, axis=0)) < SIGMAS / N**0.5)
+    assert np.all(np.abs(np.var(after, axis=0) - 1.0) < SIGMAS * (2.0 / N) ** 0.5)
+    grown, _ = transit(log_density, 0.3 * exact, jax.random.key(1), moves)
+    assert np.all(np.abs(np.var(grown, axis=0) - 1.0) < SIGMAS * (2.0 / N) ** 0.5 + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "dim", "message"),
+    [
+        (lambda z: z, 2, "log_joint returned float32 of shape \\(2,\\); allowed is one"),
+        (lambda z: jnp.sum(z > 0), 2, "log_joint returned int32"),
+        (lambda z: z @ jnp.ones(3), 2, "does not take an array of shape \\(2,\\)"),
+        (lambda z: jnp.sum(z) * jnp.nan, 2, "log_joint was not finite at any of 16 points"),
+        (lambda z: jnp.sum(jnp.sqrt(-jnp.abs(z))), 2, "was not finite"),
+        (lambda z: jnp.sum(jnp.round(z)), 2, "was zero at all starting points"),
+        (lambda z: -jnp.square(z[0]) + 1e-4 * jnp.sin(z[1]), 2, "improper, or nearly so"),
+        (gaussian, 0, "dim was 0; allowed is a whole number of 1 or more"),
+    ],
+)
+def test_a_bad_density_is_one_sentence(log_joint, dim, message):
+    with pytest.raises(ValueError, match=message):
+        avb.posterior.fit(log_joint, dim, jax.random.key(0), settings=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": 0}, "num_steps was 0; allowed is 1 or more"),
+        ({"transitions": -1}, "transitions was -1; allowed is 0 or more"),
+        ({"learning_rate": 2.0}, "learning_rate was 2.0; allowed is between 0 and 1"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        avb.posterior.fit(gaussian, 2, jax.random.key(0), settings=QUICK._replace(**change))
+
+
+def test_more_of_a_posterior_s_own_errors(posterior):
+    with pytest.raises(ValueError, match="num_samples was 0"):
+        posterior.sample(jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="count was -1"):
+        posterior.with_transitions(-1)
