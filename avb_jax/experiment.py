@@ -22,7 +22,6 @@ from avb_jax.workdir import Preempted
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
-CRITIC_REMARK = "A critic's ELBO estimate is no bound: what it misses of KL(q‖r) flatters."
 
 
 def run_command(main: Callable[..., None], arguments: bool = False) -> None:
@@ -194,12 +193,3 @@ def measure_cases(
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         print(f"{number}/{len(todo)} {line(rows[-1])}", flush=True)
     return rows
-
-
-def print_remarks(config: Config, entries: list[dict]) -> None:
-    """What a reader of the table must know: how far its bounds are apart, and what is none."""
-    for name in dict.fromkeys(entry["name"] for entry in entries):
-        if name != "kl_to_prior" and (line := reporting.bracket_line(entries, name)):
-            print(line)
-    if not config.explicit:
-        print(CRITIC_REMARK)

@@ -190,12 +190,13 @@ def _calls(config: Config, step, state: TrainState, start: int, batches: Batches
         calls = _batches_of_calls(config, batches, start)
         next_batches = step.put(next(calls))
         for first in range(start, config.num_steps, size):
-            count = min(size, config.num_steps - first)
+            count, began = min(size, config.num_steps - first), time.perf_counter()
             state, metrics = step(state, next_batches)
             next_batches = step.put(next(calls))  # while the device works
             metrics = {name: np.asarray(values)[:count] for name, values in metrics.items()}
             _check_finite(metrics, first)
             means = {name: float(values.mean()) for name, values in metrics.items()}
+            means["steps_per_second"] = count / (time.perf_counter() - began)
             progress.update(count)
             shown = {
                 "ELBO": "elbo_estimate",

@@ -79,6 +79,19 @@ def test_sampling_writes_images(trained, command_environment):
     assert (workdir / "samples.png").exists()
 
 
+def test_reporting_writes_a_page(trained, command_environment, tmp_path):
+    workdir, _ = trained
+    result = command(command_environment, "report", f"--workdir={workdir}", workdir / "gaussian")
+    assert result.returncode == 0, result.stderr
+    page = (workdir / "report.html").read_text()
+    assert str(workdir / "report.html") in result.stdout and "Pictures of digits/gaussian" in page
+    for arguments, named in (((), "workdir was not given"), ((tmp_path,), "does not exist")):
+        flag = [f"--workdir={workdir}"] if arguments else []
+        result = command(command_environment, "report", *flag, *arguments)
+        assert result.returncode == 2 and named in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy", "critic_accuracy"])
 def test_help_names_every_flag(name, command_environment):
     result = command(command_environment, name, "--help")

@@ -1,10 +1,11 @@
 """What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
 
 from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
-from avb_jax.reporting.comparison import draw_comparison
+from avb_jax.reporting.comparison import draw_comparison, run_names
 from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
+from avb_jax.reporting.page import write_report
 from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
 from avb_jax.reporting.snapshot import take_snapshot
 from avb_jax.reporting.tables import (
@@ -12,6 +13,7 @@ from avb_jax.reporting.tables import (
     comparison_table,
     evaluation_table,
     read_evaluation,
+    remarks,
     write_evaluation,
 )
 
@@ -29,10 +31,13 @@ __all__ = [
     "image_grid",
     "read_evaluation",
     "read_metrics",
+    "remarks",
     "resize",
     "robustness_line",
     "robustness_table",
+    "run_names",
     "save_png",
     "take_snapshot",
     "write_evaluation",
+    "write_report",
 ]
