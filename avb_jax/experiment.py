@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
 from avb_jax.options import define_flags
 from avb_jax.reporting.files import plain, write_atomically
+from avb_jax.reporting.tensorboard import TensorBoardWriter
 from avb_jax.training import Run, train
 from avb_jax.workdir import Preempted
 
@@ -78,6 +80,7 @@ def define_training_flags(**defaults) -> None:
     define_flags(Config, flags.FLAGS, **defaults)
     flags.DEFINE_string("workdir", None, "directory of the run (unset: runs/DATASET)")
     flags.DEFINE_bool("resume", True, "go on from the checkpoint in the workdir, if there is one")
+    flags.DEFINE_bool("tensorboard", False, "also write WORKDIR/tensorboard, for TensorBoard")
     flags.DEFINE_bool("distributed", False, "this is one of several processes, on any hosts")
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 (unset: detected)")
     flags.DEFINE_integer("num_processes", None, "how many processes (unset: detected)")
@@ -166,16 +169,25 @@ def _measured(entry: dict) -> tuple:
 
 def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
     """Trains by the flags, with figures on the way, then evaluates, in the first process alone."""
-    run = train(
-        config,
-        workdir,
-        dataset=dataset,
-        resume=flags.FLAGS.resume,
-        on_interval=lambda run: draw(run, dataset, workdir),
-    )
-    if not processes.is_first():
-        return []
-    draw(run, dataset, workdir)
+    board = TensorBoardWriter(workdir / "tensorboard") if flags.FLAGS.tensorboard else None
+
+    def show(run: Run) -> None:
+        figures = draw(run, dataset, workdir)
+        if board:
+            board.write_figures(run.step, figures)
+
+    with board or nullcontext():
+        run = train(
+            config,
+            workdir,
+            dataset=dataset,
+            resume=flags.FLAGS.resume,
+            on_interval=show,
+            on_metrics=board and board.write,
+        )
+        if not processes.is_first():
+            return []
+        show(run)
     return evaluate(run, dataset, workdir, evaluation_settings())
 
 

@@ -19,7 +19,7 @@ from avb_jax.config import Config, load_config
 from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
-from avb_jax.parallel import compile_step, devices_for
+from avb_jax.parallel import CompiledStep, compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
 from avb_jax.types import Params
@@ -45,6 +45,7 @@ class Run(NamedTuple):
 
 
 OnInterval = Callable[[Run], None]
+OnMetrics = Callable[[int, dict[str, float]], None]
 
 
 def load(
@@ -81,6 +82,7 @@ def train(
     optimizers: Optimizers | None = None,
     resume: bool = True,
     on_interval: OnInterval | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> Run:
     """Trains, or goes on with, the run in `workdir`, with a progress bar.
 
@@ -97,6 +99,7 @@ def train(
         resume: whether to go on from a checkpoint that is there.
         on_interval: called with the run so far every `config.figure_interval` seconds; its
             arrays are used up by the next step.
+        on_metrics: called with the steps taken and the metrics that are written then.
 
     Raises:
         ValueError: for a directory, data set or batch size that does not fit, a directory where
@@ -129,7 +132,8 @@ def train(
 
         processes.first_does(claim)
         try:
-            state = _train(config, workdir, shown, step, state, batches, on_interval)
+            hooks = on_interval, on_metrics
+            state = _train(config, workdir, shown, step, state, batches, *hooks)
         except OSError as error:
             raise ValueError(
                 f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
@@ -139,7 +143,14 @@ def train(
 
 
 def _train(
-    config: Config, workdir: Path, model: Model, step, state: TrainState, batches, on_interval
+    config: Config,
+    workdir: Path,
+    model: Model,
+    step: CompiledStep,
+    state: TrainState,
+    batches: Batches,
+    on_interval: OnInterval | None,
+    on_metrics: OnMetrics | None,
 ) -> TrainState:
     """The state after the last step; raises Preempted once it is saved, if SIGTERM comes."""
     start, saved = 0, Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
@@ -156,6 +167,8 @@ def _train(
             last = done == config.num_steps
             if processes.is_first():
                 writer.write(done, metrics)
+                if on_metrics:
+                    on_metrics(done, metrics)
             stopping, save, draw = processes.any_says(sigterm_came(), saving.due(), drawing.due())
             if save or last or stopping:
                 _save(checkpoints, done, latest)

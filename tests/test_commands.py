@@ -27,8 +27,9 @@ def command(environment, name, *arguments):
 def trained(command_environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     result = command(
-        command_environment, "train", *SMALL, *BRIEF, f"--workdir={workdir}", "--compare"
-    )
+        command_environment,
+        "train", *SMALL, *BRIEF, f"--workdir={workdir}", "--compare", "--tensorboard",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -51,6 +52,11 @@ def test_training_prints_a_table_and_leaves_everything(trained):
         ("kl_to_prior", "upper bound"),
     }
     assert all(entry["binarization"] == "dynamic" and entry["n"] == 40 for entry in entries)
+    for run in (workdir, workdir / "gaussian"):
+        (events,) = (run / "tensorboard").iterdir()
+        content = events.read_bytes()
+        assert content.count(b"elbo_estimate") == 3  # scalars of 30 steps, 10 in a call
+        assert content.count(b"learning_curves") == content.count(b"posteriors") == 1
     assert (workdir / "gaussian" / "evaluation.json").exists()
 
 
@@ -125,6 +131,17 @@ def test_wrong_input_is_one_sentence_and_status_2(arguments, named, command_envi
     assert message.startswith("error: ") and named in message
     assert "Traceback" not in message and len(message.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_without_tensorboardx(command_environment, tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError")
+    hidden = f"{tmp_path}:{command_environment['PYTHONPATH']}"
+    result = command(
+        command_environment | {"PYTHONPATH": hidden},
+        "train", "--tensorboard", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert result.returncode == 2 and "pip install 'avb_jax[tensorboard]'" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_images_of_the_users_own_that_do_not_fit(command_environment, tmp_path):

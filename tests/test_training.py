@@ -44,7 +44,8 @@ def leaves(run: avb.Run) -> list[np.ndarray]:
 
 
 def test_a_run_leaves_its_files_and_is_given_back(tmp_path):
-    run = avb.train(TINY, tmp_path / "run")
+    told = []
+    run = avb.train(TINY, tmp_path / "run", on_metrics=lambda *said: told.append(said))
     loaded = avb.load(tmp_path / "run")
     assert loaded.config == TINY
     assert loaded.step == TINY.num_steps
@@ -53,6 +54,7 @@ def test_a_run_leaves_its_files_and_is_given_back(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [8, 16, 24, 32, 40, 48, 56, 60]
     assert all(np.isfinite(line["elbo_estimate"]) for line in lines)
+    assert [{"step": step, **metrics} for step, metrics in told] == lines
     z = loaded.model.sample_posterior(loaded.params, jax.random.key(0), np.zeros((3, 2, 2, 1)), 5)
     assert z.shape == (5, 3, 2)
 

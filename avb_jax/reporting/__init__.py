@@ -16,9 +16,11 @@ from avb_jax.reporting.tables import (
     remarks,
     write_evaluation,
 )
+from avb_jax.reporting.tensorboard import TensorBoardWriter
 
 __all__ = [
     "MetricsWriter",
+    "TensorBoardWriter",
     "accuracy_line",
     "accuracy_table",
     "bracket_line",
