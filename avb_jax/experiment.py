@@ -19,7 +19,8 @@ from avb_jax.evaluation import EvaluationSettings
 from avb_jax.options import define_flags
 from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.reporting.tensorboard import TensorBoardWriter
-from avb_jax.training import Run, train
+from avb_jax.run import Run
+from avb_jax.training import train
 from avb_jax.workdir import Preempted
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images

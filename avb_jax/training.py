@@ -1,11 +1,10 @@
-"""The loop: steps, metrics, checkpoints, resume; and `load`, which gives a run back."""
+"""The loop: steps, metrics, checkpoints, resume."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import chex
 import jax
@@ -15,62 +14,21 @@ from tqdm import tqdm
 
 from avb_jax import data, processes
 from avb_jax.checkpoint import Checkpoints
-from avb_jax.config import Config, load_config
+from avb_jax.config import Config
 from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import CompiledStep, compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
+from avb_jax.run import Run
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
-from avb_jax.types import Params
-from avb_jax.workdir import Preempted, event_shape_path, locked, open_workdir, sigterm_noticed
+from avb_jax.workdir import Preempted, locked, open_workdir, sigterm_noticed
 
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
-class Run(NamedTuple):
-    """A run, ready to use.
-
-    Attributes:
-        config: every choice of it.
-        model: pure functions, that compute in float32 whatever the training did.
-        params: averaged where the config says so.
-        step: steps taken.
-    """
-
-    config: Config
-    model: Model
-    params: Params
-    step: int
-
-
 OnInterval = Callable[[Run], None]
 OnMetrics = Callable[[int, dict[str, float]], None]
-
-
-def load(
-    workdir: str | Path, *, model: Model | None = None, optimizers: Optimizers | None = None
-) -> Run:
-    """A run from its directory: config, model and the newest good checkpoint's parameters.
-
-    `model` and `optimizers` are those it was trained with, where not the config's.
-
-    Raises:
-        ValueError: if the directory holds no run, or no checkpoint that is whole.
-    """
-    workdir = Path(workdir)
-    config = load_config(workdir / "config.json")
-    if not event_shape_path(workdir).exists():
-        raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
-    shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
-    model = model or build_model(config.evaluated, shape)
-    state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(state)
-    if restored is None:
-        raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
-    step, state = restored
-    return Run(config, model, state.evaluation_params, step)
 
 
 def train(

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
+
+import avb_jax as avb
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -82,7 +85,19 @@ def test_sampling_writes_images(trained, command_environment):
     with np.load(workdir / "samples.npz") as file:
         assert file["images"].shape == (5, 8, 8, 1) and file["z"].shape == (5, 3)
         assert 0.0 <= file["images"].min() and file["images"].max() <= 1.0
-    assert (workdir / "samples.png").exists()
+        assert file["traversals"].shape == (3, 16, 8, 8, 1)
+        assert file["traversal_z"].shape == (3, 16, 3)
+    for name in ("samples.png", "samples_traversals.png"):
+        assert (workdir / name).exists()
+
+
+def test_exported_weights_are_the_run(trained, command_environment):
+    workdir, _ = trained
+    result = command(command_environment, "export", f"--workdir={workdir}")
+    assert result.returncode == 0 and "weights.safetensors" in result.stdout, result.stderr
+    exported, run = avb.load(workdir / "weights.safetensors"), avb.load(workdir)
+    assert (exported.config, exported.step) == (run.config, run.step)
+    chex.assert_trees_all_equal(exported.params, run.params)
 
 
 def test_reporting_writes_a_page(trained, command_environment, tmp_path):
@@ -154,7 +169,7 @@ def test_images_of_the_users_own_that_do_not_fit(command_environment, tmp_path):
 
 
 def test_a_workdir_without_a_run(command_environment, tmp_path):
-    for name in ("evaluate", "sample"):
+    for name in ("evaluate", "sample", "export"):
         result = command(command_environment, name, f"--workdir={tmp_path / 'nothing'}")
         assert result.returncode == 2 and "nothing" in result.stderr
         assert not (tmp_path / "nothing").exists()

@@ -7,7 +7,7 @@ from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.page import write_report
 from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
-from avb_jax.reporting.snapshot import take_snapshot
+from avb_jax.reporting.snapshot import read_snapshot, take_snapshot
 from avb_jax.reporting.tables import (
     bracket_line,
     comparison_table,
@@ -17,9 +17,16 @@ from avb_jax.reporting.tables import (
     write_evaluation,
 )
 from avb_jax.reporting.tensorboard import TensorBoardWriter
+from avb_jax.reporting.traversals import (
+    TRAVERSALS,
+    draw_traversals,
+    traversal_centre,
+    traversal_points,
+)
 
 __all__ = [
     "MetricsWriter",
+    "TRAVERSALS",
     "TensorBoardWriter",
     "accuracy_line",
     "accuracy_table",
@@ -29,10 +36,12 @@ __all__ = [
     "draw_comparison",
     "draw_figures",
     "draw_robustness",
+    "draw_traversals",
     "evaluation_table",
     "image_grid",
     "read_evaluation",
     "read_metrics",
+    "read_snapshot",
     "remarks",
     "resize",
     "robustness_line",
@@ -40,6 +49,8 @@ __all__ = [
     "run_names",
     "save_png",
     "take_snapshot",
+    "traversal_centre",
+    "traversal_points",
     "write_evaluation",
     "write_report",
 ]

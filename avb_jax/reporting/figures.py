@@ -1,9 +1,7 @@
 """The figures of a run, drawn from the files of its work directory."""
 
-import io
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from avb_jax.reporting.curves import Metrics, draw_curve, recorded
 from avb_jax.reporting.images import GREY, image_grid, resize
 from avb_jax.reporting.latents import Snapshot, latent_page, posteriors_page
 from avb_jax.reporting.metrics import read_metrics
+from avb_jax.reporting.snapshot import read_snapshot
 from avb_jax.reporting.style import DPI, Page, show_image, style
 
 _TILE = 72
@@ -35,11 +34,11 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
     snapshot_path, metrics_path = workdir / "figures" / "snapshot.npz", workdir / "metrics.jsonl"
     if not snapshot_path.exists() and not metrics_path.exists():
         raise ValueError(f"workdir was {workdir}; it holds no figures/snapshot.npz to draw from")
-    caption = _caption(workdir / "config.json")
+    caption = caption_of(workdir / "config.json")
     with style():
         pages = {}
         if snapshot_path.exists():
-            snapshot = _read_snapshot(snapshot_path)
+            snapshot = read_snapshot(snapshot_path)
             pages |= _image_pages(snapshot, caption)
             pages["latent"] = latent_page(snapshot, caption)
             pages["posteriors"] = posteriors_page(snapshot, caption)
@@ -85,15 +84,7 @@ def _learning_curves(metrics: Metrics, caption: str) -> dict[str, Page]:
     return {"learning_curves": page}
 
 
-def _read_snapshot(path: Path) -> Snapshot:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-        raise ValueError(f"the snapshot {path} is damaged; take it again") from None
-
-
-def _caption(path: Path) -> str:
+def caption_of(path: Path) -> str:
     """What config.json tells of the run, in a line; nothing where there is no such file."""
     if not path.exists():
         return ""

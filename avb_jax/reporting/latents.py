@@ -33,7 +33,7 @@ def latent_page(snapshot: Snapshot, caption: str) -> Page:
     axes = page.axes(0.55, 0.0, 5.0, 5.0)
     if dim == 2:
         plane, names = latents, ["z₁", "z₂"]
-        _decoded_grid(page.axes(6.95, 0.0, 5.0, 5.0), snapshot["grid"], snapshot["grid_z"])
+        decoded_grid(page.axes(6.95, 0.0, 5.0, 5.0), snapshot["grid"], snapshot["grid_z"])
     else:
         plane, names = _principal_plane(latents)
     _scatter(axes, plane, labels)
@@ -124,7 +124,8 @@ def _legend(axes: "Axes") -> None:
     )
 
 
-def _decoded_grid(axes: "Axes", grid: np.ndarray, grid_z: np.ndarray) -> None:
+def decoded_grid(axes: "Axes", grid: np.ndarray, grid_z: np.ndarray) -> None:
+    """Images [Q, Q, h, w, c] that were decoded at z = (grid_z[column], grid_z[row])."""
     side = len(grid_z)
     # Rows of a picture go down, z₂ goes up.
     tiles = resize(grid[::-1].reshape(-1, *grid.shape[2:]), 64)

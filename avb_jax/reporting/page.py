@@ -18,6 +18,7 @@ from avb_jax.reporting.markup import document, element, image, table
 from avb_jax.reporting.metrics import read_metrics
 from avb_jax.reporting.style import DPI, PALETTE
 from avb_jax.reporting.tables import NUMBERS, read_evaluation, remarks, table_columns
+from avb_jax.reporting.traversals import TRAVERSALS
 
 # Pictures of a run, as far as they were drawn, and what they show.
 PICTURES = {
@@ -25,7 +26,7 @@ PICTURES = {
     "figures/latent.png": "the latent space",
     "figures/reconstructions.png": "reconstructions",
     "figures/samples.png": "samples",
-    "samples_traversals.png": "latent traversals",
+    f"samples{TRAVERSALS}": "latent traversals",
     "figures/data.png": "data",
 }
 SETTLED = 0.1  # the share of a run, its last, whose metrics stand for the critic that came of it
