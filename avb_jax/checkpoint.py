@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from absl import logging
 
 from avb_jax.processes import PeerLost
@@ -233,7 +234,7 @@ def _leaves_by_name(tree: Tree) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def describe(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
+def describe(leaf: jax.Array | jax.ShapeDtypeStruct | np.ndarray) -> str:
     """Dtype and shape of a leaf."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -148,5 +148,6 @@ def _by_name(tree: Tree) -> dict[str, jax.Array]:
     }
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(side) for side in text.split())
+def _shape(text: str) -> tuple[int, int, int]:
+    sides = tuple(int(side) for side in text.split())
+    return cast(tuple[int, int, int], sides)  # `build_model` complains of another number

@@ -10,6 +10,7 @@ It needs Panel: pip install 'avb_jax[explore]'.
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 import avb_jax as avb
@@ -35,7 +36,7 @@ def main() -> None:
     run, beside = avb.load(workdir), workdir / "gaussian"
     data_dir = flags.FLAGS.data_dir or run.config.data_dir
     dataset = data.load_for(dataclasses.replace(run.config, data_dir=data_dir))
-    images = experiment.preprocess(dataset.test, run.config, flags.FLAGS.images)[:]
+    images = np.asarray(experiment.preprocess(dataset.test, run.config, flags.FLAGS.images)[:])
     vae = Explorer(avb.load(beside)) if (beside / "config.json").exists() else None
     explorer, title = Explorer(run), f"Run {workdir.resolve().name}"
 

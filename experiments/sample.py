@@ -9,6 +9,7 @@ samples_traversals.png: each latent moved over the prior, or, for D = 2, the who
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -28,14 +29,14 @@ def main() -> None:
     images = np.asarray(run.model.decode_mean(run.params, z))[:, 0]
     centre, test_image = reporting.traversal_centre(workdir, run.model.latent_dim)
     points = reporting.traversal_points(centre)
-    traversals = np.asarray(run.model.decode_mean(run.params, points))
+    traversals = np.asarray(run.model.decode_mean(run.params, jnp.asarray(points)))
 
     output = Path(flags.FLAGS.output or workdir / "samples")
     output.parent.mkdir(parents=True, exist_ok=True)
     ends = (".npz", ".png", reporting.TRAVERSALS)
     arrays, picture, moved = (output.with_name(output.name + end) for end in ends)
-    drawn = {"images": images, "z": np.asarray(z)[:, 0]}
-    np.savez(arrays, **drawn, traversals=traversals, traversal_z=points)
+    z_drawn = np.asarray(z)[:, 0]
+    np.savez(arrays, images=images, z=z_drawn, traversals=traversals, traversal_z=points)
     columns = int(np.ceil(np.sqrt(count)))
     grid = reporting.image_grid(reporting.resize(images, 72), columns, gap=4)
     reporting.save_png(picture, grid)

@@ -113,7 +113,10 @@ def test_reporting_writes_a_page(trained, command_environment, tmp_path):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy", "critic_accuracy"])
+COMMANDS = "train evaluate sample report export explore toy critic_accuracy".split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_flag(name, command_environment):
     result = command(command_environment, name, "--help")
     assert result.returncode == 0, result.stderr

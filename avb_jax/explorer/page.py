@@ -107,7 +107,7 @@ class PosteriorPage:
 
     def _show(self) -> None:
         self._seed += 1
-        x = self._images[min(self.index.value, len(self._images) - 1)]
+        x = self._images[min(self.index.value or 0, len(self._images) - 1)]
         of_q = self._explorer.posterior(x, self._seed)
         like = self._explorer.seen(x, gaussian_like(of_q.z, self._seed))
         draws = {OF_Q: of_q, OF_GAUSSIAN: like}

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avb_jax.reporting.style import FAINT, PALETTE, RULE, Page, style
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # An arrow points to where the quantity is.
-MARKS = {
+MARKS: dict[str, dict[str, Any]] = {
     "lower bound": {"marker": ">"},
     "upper bound": {"marker": "<"},
     "exact": {"marker": "D"},
@@ -74,7 +77,13 @@ def _room(texts: Iterable[str]) -> float:
     return max(1.6, 0.5 + 0.075 * max(map(len, texts)))
 
 
-def _draw_panel(axes, title: str, names: list[str], rows, colours: Mapping[str, str]) -> None:
+def _draw_panel(
+    axes: "Axes",
+    title: str,
+    names: list[str],
+    rows: Sequence[tuple[str, Entry]],
+    colours: Mapping[str, str],
+) -> None:
     methods = list(dict.fromkeys(entry.get("method", "") for _, entry in rows))
     for run, entry in rows:
         error, method = 2.0 * float(entry.get("stderr") or 0.0), entry.get("method", "")
@@ -93,7 +102,7 @@ def _draw_panel(axes, title: str, names: list[str], rows, colours: Mapping[str, 
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_legend(axes, colours: Mapping[str, str]) -> None:
+def _draw_legend(axes: "Axes", colours: Mapping[str, str]) -> None:
     for name, colour in colours.items():
         axes.plot([], [], "s", color=colour, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.05), labelcolor=FAINT)

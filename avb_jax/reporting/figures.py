@@ -36,7 +36,7 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
         raise ValueError(f"workdir was {workdir}; it holds no figures/snapshot.npz to draw from")
     caption = caption_of(workdir / "config.json")
     with style():
-        pages = {}
+        pages: dict[str, Page] = {}
         if snapshot_path.exists():
             snapshot = read_snapshot(snapshot_path)
             pages |= _image_pages(snapshot, caption)

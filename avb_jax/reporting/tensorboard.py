@@ -48,7 +48,9 @@ class TensorBoardWriter:
         """
         from PIL import Image
 
-        for path in paths if self._writer else []:
+        if self._writer is None:
+            return
+        for path in paths:
             pixels = np.asarray(Image.open(path).convert("RGB"))
             self._writer.add_image(path.stem, pixels, step, dataformats="HWC")
 
