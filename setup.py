@@ -25,7 +25,9 @@ setup(
     packages=find_packages(include=["avb_jax", "avb_jax.*"]),
     install_requires=requirements(),
     extras_require={
-        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.17.6,<0.18"],
+        "test": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.17.6,<0.18", "tensorboardX>=2.6.2"],
+        "explore": ["panel>=1.5,<2"],
+        "tensorboard": ["tensorboardX>=2.6.2"],
         "inference": ["numpyro>=0.20,<0.23"],
         "benchmark": ["torch>=2.13,<3", "psutil>=6.0"],
         "cuda": ["jax[cuda12]"],

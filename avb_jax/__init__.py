@@ -6,8 +6,9 @@ from avb_jax.critic_fit import Calibration, CriticFit, fit_critic
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import compile_step
+from avb_jax.run import Run, load, save_weights
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
-from avb_jax.training import Run, load, train
+from avb_jax.training import train
 from avb_jax.types import Encoding, Gaussian, Kernel, Moments, Params, View
 from avb_jax.workdir import Preempted
 
@@ -35,9 +36,10 @@ __all__ = [
     "fit_critic",  # log q of any sampler, learned from its draws to convergence
     "fuse_steps",  # K steps in one device call
     "init_state",  # Model, Optimizers, key -> TrainState
-    "load",  # a run from its directory
+    "load",  # a run from its directory, or from a file of its weights
     "make_train_step",  # the fused saddle-point step: (state, batch) -> (state, metrics)
     "objectives",  # critic losses and the ELBO's terms on plain arrays
     "posterior",  # the same engine for a log joint density of your own, or a NumPyro model
+    "save_weights",  # a run as one safetensors file
     "train",  # the loop: metrics, checkpoints, resume
 ]

@@ -8,11 +8,13 @@ there is no moment, and no signal, at which a checkpoint exists without them.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from logging import INFO, LogRecord
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from absl import logging
 
 from avb_jax.processes import PeerLost
@@ -73,7 +75,7 @@ class Checkpoints:
         if self._manager is None:
             self._manager = _open_manager(self.directory, self._keep)
         leaves = _leaves_by_name(state)
-        described = {name: _describe(leaf) for name, leaf in leaves.items()}
+        described = {name: describe(leaf) for name, leaf in leaves.items()}
         about = {_FORMAT: _NEWEST_FORMAT, **described}
         item = ocp.args.StandardSave(leaves, custom_metadata=about)
         self._manager.save(step, args=ocp.args.Composite(**{_ITEM: item}), force=True)
@@ -145,9 +147,9 @@ class Checkpoints:
                 f"the checkpoint {path.parent} was written by a newer version of avb_jax: format "
                 f"{written}, allowed is up to {_NEWEST_FORMAT}; upgrade to read it."
             )
-        difference = _difference(saved, wanted)
-        if difference:
-            raise ValueError(f"the checkpoint {path.parent} is of another model: {difference}.")
+        fault = difference(saved, wanted)
+        if fault:
+            raise ValueError(f"the checkpoint {path.parent} is of another model: {fault}.")
         if damaged:
             self._set_aside(damaged)
             logging.warning(
@@ -232,15 +234,16 @@ def _leaves_by_name(tree: Tree) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _describe(leaf: jax.Array) -> str:
+def describe(leaf: jax.Array | jax.ShapeDtypeStruct | np.ndarray) -> str:
+    """Dtype and shape of a leaf."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _difference(saved: dict[str, str], wanted: dict[str, jax.Array]) -> str:
+def difference(saved: Mapping[str, str], wanted: Mapping[str, jax.Array]) -> str:
     """The first leaf in which a saved state and a wanted one differ, in words, or ''."""
     for name, leaf in wanted.items():
-        if saved.get(name) != _describe(leaf):
-            return f"{name} is {saved.get(name, 'absent')} there and {_describe(leaf)} here"
+        if saved.get(name) != describe(leaf):
+            return f"{name} is {saved.get(name, 'absent')} there and {describe(leaf)} here"
     extra = [name for name in saved if name not in wanted]
     return f"{extra[0]} is {saved[extra[0]]} there and absent here" if extra else ""
 

@@ -280,8 +280,21 @@ def load_config(path: Path) -> Config:
         ValueError: if it is missing, damaged, or names fields that `Config` has not.
     """
     try:
-        return Config(**json.loads(Path(path).read_text()))
+        text = Path(path).read_text()
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; allowed is the workdir of a run") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, where: str) -> Config:
+    """The `Config` that wrote this JSON; `where` it was found.
+
+    Raises:
+        ValueError: if it is damaged, or names fields that `Config` has not.
+    """
+    try:
+        return Config(**json.loads(text))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{where} is not the configuration of a run: {error}") from None

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -17,12 +18,13 @@ from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
 from avb_jax.options import define_flags
 from avb_jax.reporting.files import plain, write_atomically
-from avb_jax.training import Run, train
+from avb_jax.reporting.tensorboard import TensorBoardWriter
+from avb_jax.run import Run
+from avb_jax.training import train
 from avb_jax.workdir import Preempted
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
-CRITIC_REMARK = "A critic's ELBO estimate is no bound: what it misses of KL(q‖r) flatters."
 
 
 def run_command(main: Callable[..., None], arguments: bool = False) -> None:
@@ -79,6 +81,7 @@ def define_training_flags(**defaults) -> None:
     define_flags(Config, flags.FLAGS, **defaults)
     flags.DEFINE_string("workdir", None, "directory of the run (unset: runs/DATASET)")
     flags.DEFINE_bool("resume", True, "go on from the checkpoint in the workdir, if there is one")
+    flags.DEFINE_bool("tensorboard", False, "also write WORKDIR/tensorboard, for TensorBoard")
     flags.DEFINE_bool("distributed", False, "this is one of several processes, on any hosts")
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0 (unset: detected)")
     flags.DEFINE_integer("num_processes", None, "how many processes (unset: detected)")
@@ -167,16 +170,25 @@ def _measured(entry: dict) -> tuple:
 
 def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
     """Trains by the flags, with figures on the way, then evaluates, in the first process alone."""
-    run = train(
-        config,
-        workdir,
-        dataset=dataset,
-        resume=flags.FLAGS.resume,
-        on_interval=lambda run: draw(run, dataset, workdir),
-    )
-    if not processes.is_first():
-        return []
-    draw(run, dataset, workdir)
+    board = TensorBoardWriter(workdir / "tensorboard") if flags.FLAGS.tensorboard else None
+
+    def show(run: Run) -> None:
+        figures = draw(run, dataset, workdir)
+        if board:
+            board.write_figures(run.step, figures)
+
+    with board or nullcontext():
+        run = train(
+            config,
+            workdir,
+            dataset=dataset,
+            resume=flags.FLAGS.resume,
+            on_interval=show,
+            on_metrics=board and board.write,
+        )
+        if not processes.is_first():
+            return []
+        show(run)
     return evaluate(run, dataset, workdir, evaluation_settings())
 
 
@@ -194,12 +206,3 @@ def measure_cases(
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         print(f"{number}/{len(todo)} {line(rows[-1])}", flush=True)
     return rows
-
-
-def print_remarks(config: Config, entries: list[dict]) -> None:
-    """What a reader of the table must know: how far its bounds are apart, and what is none."""
-    for name in dict.fromkeys(entry["name"] for entry in entries):
-        if name != "kl_to_prior" and (line := reporting.bracket_line(entries, name)):
-            print(line)
-    if not config.explicit:
-        print(CRITIC_REMARK)

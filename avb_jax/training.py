@@ -1,11 +1,10 @@
-"""The loop: steps, metrics, checkpoints, resume; and `load`, which gives a run back."""
+"""The loop: steps, metrics, checkpoints, resume."""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import chex
 import jax
@@ -15,61 +14,21 @@ from tqdm import tqdm
 
 from avb_jax import data, processes
 from avb_jax.checkpoint import Checkpoints
-from avb_jax.config import Config, load_config
+from avb_jax.config import Config
 from avb_jax.data import Batches, Dataset
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
-from avb_jax.parallel import compile_step, devices_for
+from avb_jax.parallel import CompiledStep, compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
+from avb_jax.run import Run
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
-from avb_jax.types import Params
-from avb_jax.workdir import Preempted, event_shape_path, locked, open_workdir, sigterm_noticed
+from avb_jax.workdir import Preempted, locked, open_workdir, sigterm_noticed
 
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
-class Run(NamedTuple):
-    """A run, ready to use.
-
-    Attributes:
-        config: every choice of it.
-        model: pure functions, that compute in float32 whatever the training did.
-        params: averaged where the config says so.
-        step: steps taken.
-    """
-
-    config: Config
-    model: Model
-    params: Params
-    step: int
-
-
 OnInterval = Callable[[Run], None]
-
-
-def load(
-    workdir: str | Path, *, model: Model | None = None, optimizers: Optimizers | None = None
-) -> Run:
-    """A run from its directory: config, model and the newest good checkpoint's parameters.
-
-    `model` and `optimizers` are those it was trained with, where not the config's.
-
-    Raises:
-        ValueError: if the directory holds no run, or no checkpoint that is whole.
-    """
-    workdir = Path(workdir)
-    config = load_config(workdir / "config.json")
-    if not event_shape_path(workdir).exists():
-        raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
-    shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
-    model = model or build_model(config.evaluated, shape)
-    state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        restored = checkpoints.restore(state)
-    if restored is None:
-        raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
-    step, state = restored
-    return Run(config, model, state.evaluation_params, step)
+OnMetrics = Callable[[int, dict[str, float]], None]
 
 
 def train(
@@ -81,6 +40,7 @@ def train(
     optimizers: Optimizers | None = None,
     resume: bool = True,
     on_interval: OnInterval | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> Run:
     """Trains, or goes on with, the run in `workdir`, with a progress bar.
 
@@ -97,6 +57,7 @@ def train(
         resume: whether to go on from a checkpoint that is there.
         on_interval: called with the run so far every `config.figure_interval` seconds; its
             arrays are used up by the next step.
+        on_metrics: called with the steps taken and the metrics that are written then.
 
     Raises:
         ValueError: for a directory, data set or batch size that does not fit, a directory where
@@ -129,7 +90,8 @@ def train(
 
         processes.first_does(claim)
         try:
-            state = _train(config, workdir, shown, step, state, batches, on_interval)
+            hooks = on_interval, on_metrics
+            state = _train(config, workdir, shown, step, state, batches, *hooks)
         except OSError as error:
             raise ValueError(
                 f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
@@ -139,7 +101,14 @@ def train(
 
 
 def _train(
-    config: Config, workdir: Path, model: Model, step, state: TrainState, batches, on_interval
+    config: Config,
+    workdir: Path,
+    model: Model,
+    step: CompiledStep,
+    state: TrainState,
+    batches: Batches,
+    on_interval: OnInterval | None,
+    on_metrics: OnMetrics | None,
 ) -> TrainState:
     """The state after the last step; raises Preempted once it is saved, if SIGTERM comes."""
     start, saved = 0, Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
@@ -156,6 +125,8 @@ def _train(
             last = done == config.num_steps
             if processes.is_first():
                 writer.write(done, metrics)
+                if on_metrics:
+                    on_metrics(done, metrics)
             stopping, save, draw = processes.any_says(sigterm_came(), saving.due(), drawing.due())
             if save or last or stopping:
                 _save(checkpoints, done, latest)
@@ -190,12 +161,13 @@ def _calls(config: Config, step, state: TrainState, start: int, batches: Batches
         calls = _batches_of_calls(config, batches, start)
         next_batches = step.put(next(calls))
         for first in range(start, config.num_steps, size):
-            count = min(size, config.num_steps - first)
+            count, began = min(size, config.num_steps - first), time.perf_counter()
             state, metrics = step(state, next_batches)
             next_batches = step.put(next(calls))  # while the device works
             metrics = {name: np.asarray(values)[:count] for name, values in metrics.items()}
             _check_finite(metrics, first)
             means = {name: float(values.mean()) for name, values in metrics.items()}
+            means["steps_per_second"] = count / (time.perf_counter() - began)
             progress.update(count)
             shown = {
                 "ELBO": "elbo_estimate",

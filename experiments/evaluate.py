@@ -11,7 +11,6 @@ prints what evaluated runs say, side by side, and draws it into the first run's 
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
 from absl import flags
@@ -84,11 +83,9 @@ def compare(workdirs: list[str]) -> None:
         raise ValueError(
             f"compare was given {len(workdirs)} directories; allowed are two or more of runs"
         )
-    base = Path(os.path.commonpath(workdirs))
-    base = base.parent if base in map(Path, workdirs) else base
     runs = {
-        str(Path(name).relative_to(base)): reporting.read_evaluation(Path(name) / "evaluation.json")
-        for name in workdirs
+        name: reporting.read_evaluation(path / "evaluation.json")
+        for name, path in reporting.run_names(workdirs).items()
     }
     print(reporting.comparison_table(runs))
     path = Path(workdirs[0]) / "figures" / "comparison.png"
@@ -112,7 +109,8 @@ def main(*arguments: str) -> None:
     figures = experiment.draw(run, dataset, workdir)
     print(f"\n{run.config.dataset}, {flags.FLAGS.split} split, step {run.step}")
     print(reporting.evaluation_table(entries))
-    experiment.print_remarks(run.config, entries)
+    for line in reporting.remarks(entries, run.config.explicit):
+        print(line)
     print(f"figures: {figures[0].parent}")
 
 

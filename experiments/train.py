@@ -47,7 +47,8 @@ def main() -> None:
         print(reporting.comparison_table(runs))
     else:
         print(reporting.evaluation_table(runs[config.encoder]))
-    experiment.print_remarks(config, runs[config.encoder])
+    for line in reporting.remarks(runs[config.encoder], config.explicit):
+        print(line)
     print(f"figures: {workdir / 'figures'}")
 
 

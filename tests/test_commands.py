@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
+
+import avb_jax as avb
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -27,8 +30,9 @@ def command(environment, name, *arguments):
 def trained(command_environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "digits"
     result = command(
-        command_environment, "train", *SMALL, *BRIEF, f"--workdir={workdir}", "--compare"
-    )
+        command_environment,
+        "train", *SMALL, *BRIEF, f"--workdir={workdir}", "--compare", "--tensorboard",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return workdir, result.stdout
 
@@ -51,6 +55,11 @@ def test_training_prints_a_table_and_leaves_everything(trained):
         ("kl_to_prior", "upper bound"),
     }
     assert all(entry["binarization"] == "dynamic" and entry["n"] == 40 for entry in entries)
+    for run in (workdir, workdir / "gaussian"):
+        (events,) = (run / "tensorboard").iterdir()
+        content = events.read_bytes()
+        assert content.count(b"elbo_estimate") == 3  # scalars of 30 steps, 10 in a call
+        assert content.count(b"learning_curves") == content.count(b"posteriors") == 1
     assert (workdir / "gaussian" / "evaluation.json").exists()
 
 
@@ -76,10 +85,38 @@ def test_sampling_writes_images(trained, command_environment):
     with np.load(workdir / "samples.npz") as file:
         assert file["images"].shape == (5, 8, 8, 1) and file["z"].shape == (5, 3)
         assert 0.0 <= file["images"].min() and file["images"].max() <= 1.0
-    assert (workdir / "samples.png").exists()
+        assert file["traversals"].shape == (3, 16, 8, 8, 1)
+        assert file["traversal_z"].shape == (3, 16, 3)
+    for name in ("samples.png", "samples_traversals.png"):
+        assert (workdir / name).exists()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sample", "toy", "critic_accuracy"])
+def test_exported_weights_are_the_run(trained, command_environment):
+    workdir, _ = trained
+    result = command(command_environment, "export", f"--workdir={workdir}")
+    assert result.returncode == 0 and "weights.safetensors" in result.stdout, result.stderr
+    exported, run = avb.load(workdir / "weights.safetensors"), avb.load(workdir)
+    assert (exported.config, exported.step) == (run.config, run.step)
+    chex.assert_trees_all_equal(exported.params, run.params)
+
+
+def test_reporting_writes_a_page(trained, command_environment, tmp_path):
+    workdir, _ = trained
+    result = command(command_environment, "report", f"--workdir={workdir}", workdir / "gaussian")
+    assert result.returncode == 0, result.stderr
+    page = (workdir / "report.html").read_text()
+    assert str(workdir / "report.html") in result.stdout and "Pictures of digits/gaussian" in page
+    for arguments, named in (((), "workdir was not given"), ((tmp_path,), "does not exist")):
+        flag = [f"--workdir={workdir}"] if arguments else []
+        result = command(command_environment, "report", *flag, *arguments)
+        assert result.returncode == 2 and named in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+COMMANDS = "train evaluate sample report export explore toy critic_accuracy".split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_flag(name, command_environment):
     result = command(command_environment, name, "--help")
     assert result.returncode == 0, result.stderr
@@ -114,6 +151,17 @@ def test_wrong_input_is_one_sentence_and_status_2(arguments, named, command_envi
     assert not (tmp_path / "run").exists()
 
 
+def test_tensorboard_without_tensorboardx(command_environment, tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError")
+    hidden = f"{tmp_path}:{command_environment['PYTHONPATH']}"
+    result = command(
+        command_environment | {"PYTHONPATH": hidden},
+        "train", "--tensorboard", f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert result.returncode == 2 and "pip install 'avb_jax[tensorboard]'" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
 def test_images_of_the_users_own_that_do_not_fit(command_environment, tmp_path):
     path = tmp_path / "mine.npy"
     np.save(path, np.full((40, 8, 8), 300))
@@ -124,7 +172,7 @@ def test_images_of_the_users_own_that_do_not_fit(command_environment, tmp_path):
 
 
 def test_a_workdir_without_a_run(command_environment, tmp_path):
-    for name in ("evaluate", "sample"):
+    for name in ("evaluate", "sample", "export"):
         result = command(command_environment, name, f"--workdir={tmp_path / 'nothing'}")
         assert result.returncode == 2 and "nothing" in result.stderr
         assert not (tmp_path / "nothing").exists()

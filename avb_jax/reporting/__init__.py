@@ -1,22 +1,33 @@
 """What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
 
 from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
-from avb_jax.reporting.comparison import draw_comparison
+from avb_jax.reporting.comparison import draw_comparison, run_names
 from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
+from avb_jax.reporting.page import write_report
 from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
-from avb_jax.reporting.snapshot import take_snapshot
+from avb_jax.reporting.snapshot import read_snapshot, take_snapshot
 from avb_jax.reporting.tables import (
     bracket_line,
     comparison_table,
     evaluation_table,
     read_evaluation,
+    remarks,
     write_evaluation,
+)
+from avb_jax.reporting.tensorboard import TensorBoardWriter
+from avb_jax.reporting.traversals import (
+    TRAVERSALS,
+    draw_traversals,
+    traversal_centre,
+    traversal_points,
 )
 
 __all__ = [
     "MetricsWriter",
+    "TRAVERSALS",
+    "TensorBoardWriter",
     "accuracy_line",
     "accuracy_table",
     "bracket_line",
@@ -25,14 +36,21 @@ __all__ = [
     "draw_comparison",
     "draw_figures",
     "draw_robustness",
+    "draw_traversals",
     "evaluation_table",
     "image_grid",
     "read_evaluation",
     "read_metrics",
+    "read_snapshot",
+    "remarks",
     "resize",
     "robustness_line",
     "robustness_table",
+    "run_names",
     "save_png",
     "take_snapshot",
+    "traversal_centre",
+    "traversal_points",
     "write_evaluation",
+    "write_report",
 ]

@@ -1,30 +1,46 @@
 """What several runs are worth, in one figure: every bound drawn towards what it bounds."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avb_jax.reporting.style import FAINT, PALETTE, RULE, Page, style
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # An arrow points to where the quantity is.
-MARKS = {
+MARKS: dict[str, dict[str, Any]] = {
     "lower bound": {"marker": ">"},
     "upper bound": {"marker": "<"},
     "exact": {"marker": "D"},
     "estimate": {"marker": "o", "markerfacecolor": "white"},
 }
 PANELS = {"log_likelihood": "log p(x)", "elbo": "ELBO"}
-_WIDTH, _ROW, _GAP, _NAMES, _LEGEND = 5.2, 0.4, 0.7, 1.8, 1.6
+_WIDTH, _ROW, _GAP = 5.2, 0.4, 0.7
 
 Entry = Mapping[str, Any]
 
 
+def run_names(workdirs: Sequence[str | os.PathLike]) -> dict[str, Path]:
+    """The directories of runs by the shortest paths that tell them apart."""
+    paths = [Path(workdir).resolve() for workdir in workdirs]
+    base = Path(os.path.commonpath(paths))
+    base = base.parent if base in paths else base
+    return {str(path.relative_to(base)): path for path in paths}
+
+
 def draw_comparison(runs: Mapping[str, Sequence[Entry]], path: Path) -> Path:
+    """Writes the `comparison_page` of these runs as PNG; raises as it does."""
+    return comparison_page(runs).save(Path(path))
+
+
+def comparison_page(runs: Mapping[str, Sequence[Entry]]) -> Page:
     """One panel for log p(x), one for the ELBO: a row for each run, a colour for each method.
 
     Args:
         runs: the name of each run and its entries, as in `write_evaluation`.
-        path: of the PNG.
 
     Raises:
         ValueError: if no run says anything of either.
@@ -40,22 +56,34 @@ def draw_comparison(runs: Mapping[str, Sequence[Entry]], path: Path) -> Path:
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(methods)}
     height = _ROW * (len(runs) + 0.6)
     with style():
+        left = _room(runs)
         page = Page(
-            _NAMES + _WIDTH + _LEGEND,
+            left + _WIDTH + _room(methods),
             len(panels) * (height + _GAP) - 0.15,
             "Likelihoods, nats per image",
             "▷ at least, ◁ at most, ◆ exactly, ○ an estimate; lines: ± 2 standard errors",
             "",
         )
         for number, (title, rows) in enumerate(panels.items()):
-            axes = page.axes(_NAMES, 0.2 + number * (height + _GAP), _WIDTH, height)
+            axes = page.axes(left, 0.2 + number * (height + _GAP), _WIDTH, height)
             _draw_panel(axes, title, list(runs), rows, colours)
             if number == 0:
                 _draw_legend(axes, colours)
-        return page.save(Path(path))
+        return page
 
 
-def _draw_panel(axes, title: str, names: list[str], rows, colours: Mapping[str, str]) -> None:
+def _room(texts: Iterable[str]) -> float:
+    """Inches for the longest of these texts beside the axes."""
+    return max(1.6, 0.5 + 0.075 * max(map(len, texts)))
+
+
+def _draw_panel(
+    axes: "Axes",
+    title: str,
+    names: list[str],
+    rows: Sequence[tuple[str, Entry]],
+    colours: Mapping[str, str],
+) -> None:
     methods = list(dict.fromkeys(entry.get("method", "") for _, entry in rows))
     for run, entry in rows:
         error, method = 2.0 * float(entry.get("stderr") or 0.0), entry.get("method", "")
@@ -74,7 +102,7 @@ def _draw_panel(axes, title: str, names: list[str], rows, colours: Mapping[str, 
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_legend(axes, colours: Mapping[str, str]) -> None:
+def _draw_legend(axes: "Axes", colours: Mapping[str, str]) -> None:
     for name, colour in colours.items():
         axes.plot([], [], "s", color=colour, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.05), labelcolor=FAINT)

@@ -1,32 +1,18 @@
 """The figures of a run, drawn from the files of its work directory."""
 
-import io
 import json
 import os
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avb_jax.reporting.curves import Metrics, draw_curve, recorded
 from avb_jax.reporting.images import GREY, image_grid, resize
 from avb_jax.reporting.latents import Snapshot, latent_page, posteriors_page
 from avb_jax.reporting.metrics import read_metrics
-from avb_jax.reporting.style import ACCENT, DPI, FAINT, RULE, TARGET, Page, show_image, style
+from avb_jax.reporting.snapshot import read_snapshot
+from avb_jax.reporting.style import DPI, Page, show_image, style
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-# Each metric's title, and its value for a critic that is right.
-CURVES = {
-    "elbo_estimate": ("ELBO estimate, nats", None),
-    "reconstruction": ("reconstruction $E_q[\\log p(x|z)]$, nats", None),
-    "kl_estimate": ("estimate of KL(q‖p), nats", None),
-    "critic_loss": ("critic loss", None),
-    "balance": ("critic's balance $E_q[\\sigma(-s)] - E_r[\\sigma(s)]$", 0.0),
-    "reference_mean_ratio": ("critic's normaliser $E_r[\\exp s]$", 1.0),
-}
 _TILE = 72
 _COLUMNS = 8
 
@@ -48,11 +34,11 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
     snapshot_path, metrics_path = workdir / "figures" / "snapshot.npz", workdir / "metrics.jsonl"
     if not snapshot_path.exists() and not metrics_path.exists():
         raise ValueError(f"workdir was {workdir}; it holds no figures/snapshot.npz to draw from")
-    caption = _caption(workdir / "config.json")
+    caption = caption_of(workdir / "config.json")
     with style():
-        pages = {}
+        pages: dict[str, Page] = {}
         if snapshot_path.exists():
-            snapshot = _read_snapshot(snapshot_path)
+            snapshot = read_snapshot(snapshot_path)
             pages |= _image_pages(snapshot, caption)
             pages["latent"] = latent_page(snapshot, caption)
             pages["posteriors"] = posteriors_page(snapshot, caption)
@@ -84,8 +70,8 @@ def _image_page(images: np.ndarray, gap: int, title: str, subtitle: str, caption
     return page
 
 
-def _learning_curves(metrics: dict[str, np.ndarray], caption: str) -> dict[str, Page]:
-    names = [name for name in CURVES if np.isfinite(metrics.get(name, np.nan)).any()]
+def _learning_curves(metrics: Metrics, caption: str) -> dict[str, Page]:
+    names = recorded({"": metrics})
     if not names:
         return {}
     marks = ""
@@ -94,48 +80,11 @@ def _learning_curves(metrics: dict[str, np.ndarray], caption: str) -> dict[str, 
     page = Page(11.4, 3.0 * -(-len(names) // 3), "Learning curves", marks, caption)
     for i, name in enumerate(names):
         axes = page.axes(i % 3 * 3.8 + 0.55, i // 3 * 3.0 + 0.3, 3.15, 2.1)
-        _curve(axes, metrics["step"], metrics[name], *CURVES[name])
+        draw_curve(axes, name, {"": metrics})
     return {"learning_curves": page}
 
 
-def _curve(
-    axes: "Axes", steps: np.ndarray, values: np.ndarray, title: str, target: float | None
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    finite = np.isfinite(values)
-    steps, values = steps[finite], values[finite]
-    window = len(values) // 40
-    if window > 1:
-        axes.plot(steps, values, color=ACCENT, lw=0.8, alpha=0.4)
-        smooth = np.convolve(values, np.full(window, 1.0 / window), mode="valid")
-        axes.plot(steps[window // 2 :][: len(smooth)], smooth, color=ACCENT, lw=1.6)
-    else:
-        axes.plot(steps, values, color=ACCENT, lw=1.6, marker="o", ms=3.0)
-    # In a long run the first steps are far off and would flatten all the others.
-    low, high = np.quantile(values, [0.02, 0.98] if window > 1 else [0.0, 1.0])
-    if target is not None:
-        axes.axhline(target, color=TARGET, lw=1.0, ls="--")
-        low, high = min(low, target), max(high, target)
-    margin = 0.1 * (high - low) or 0.1 * max(abs(high), 1e-3)
-    axes.set_ylim(low - margin, high + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(title)
-    axes.set_xlabel("step", color=FAINT)
-    axes.grid(axis="y", color=RULE, lw=0.5)
-
-
-def _read_snapshot(path: Path) -> Snapshot:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-        raise ValueError(f"the snapshot {path} is damaged; take it again") from None
-
-
-def _caption(path: Path) -> str:
+def caption_of(path: Path) -> str:
     """What config.json tells of the run, in a line; nothing where there is no such file."""
     if not path.exists():
         return ""

@@ -45,6 +45,18 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> Path:
 
     Args:
         path: the file, made with its folder where it is missing.
+        image: as `encode_png` takes it.
+
+    Raises:
+        ValueError: where image has another shape.
+    """
+    return write_atomically(path, encode_png(image))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """One image as the bytes of a PNG file, pixel for pixel.
+
+    Args:
         image: [H, W, c], c of 1 or 3, uint8, or floats in [0, 1] (clipped).
 
     Raises:
@@ -56,7 +68,7 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> Path:
     pixels = to_uint8(image)
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
-    return write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def resize(images: np.ndarray, side: int) -> np.ndarray:

@@ -33,7 +33,7 @@ def latent_page(snapshot: Snapshot, caption: str) -> Page:
     axes = page.axes(0.55, 0.0, 5.0, 5.0)
     if dim == 2:
         plane, names = latents, ["z₁", "z₂"]
-        _decoded_grid(page.axes(6.95, 0.0, 5.0, 5.0), snapshot["grid"], snapshot["grid_z"])
+        decoded_grid(page.axes(6.95, 0.0, 5.0, 5.0), snapshot["grid"], snapshot["grid_z"])
     else:
         plane, names = _principal_plane(latents)
     _scatter(axes, plane, labels)
@@ -124,7 +124,8 @@ def _legend(axes: "Axes") -> None:
     )
 
 
-def _decoded_grid(axes: "Axes", grid: np.ndarray, grid_z: np.ndarray) -> None:
+def decoded_grid(axes: "Axes", grid: np.ndarray, grid_z: np.ndarray) -> None:
+    """Images [Q, Q, h, w, c] that were decoded at z = (grid_z[column], grid_z[row])."""
     side = len(grid_z)
     # Rows of a picture go down, z₂ goes up.
     tiles = resize(grid[::-1].reshape(-1, *grid.shape[2:]), 64)
@@ -156,7 +157,7 @@ def _shape(axes: "Axes", draws: np.ndarray, colour: str) -> None:
         _normal_curve(axes, draws.mean(), max(draws.std(), 0.1 * _NARROWEST), edges)
         return
     if draws.shape[1] > 2:
-        draws = (draws - draws.mean(axis=0)) @ _principal_axes(draws)[0]
+        draws = (draws - draws.mean(axis=0)) @ principal_axes(draws)[0]
         axes.set(xlabel="own principal component 1", ylabel="component 2")
     axes.scatter(*draws.T, s=6, linewidths=0, alpha=0.45, color=colour)
     values, vectors = np.linalg.eigh(np.cov(draws.T))
@@ -187,7 +188,7 @@ def _square(axes: "Axes", centre: np.ndarray, half: float) -> None:
 
 def _principal_plane(latents: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Latents in two principal directions, not centred: the prior stays around the origin."""
-    directions, shares = _principal_axes(latents)
+    directions, shares = principal_axes(latents)
     names = [
         f"principal component {i} ({share:.0%} of the variance)"
         for i, share in enumerate(shares, start=1)
@@ -195,7 +196,7 @@ def _principal_plane(latents: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return latents @ directions, names
 
 
-def _principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first two principal directions of points [n, D] as [D, 2], their variance's shares."""
     _, scales, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
     return directions[:2].T, scales[:2] ** 2 / max(np.sum(scales**2), 1e-30)

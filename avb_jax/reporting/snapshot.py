@@ -3,6 +3,8 @@
 import functools
 import io
 import os
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -76,6 +78,19 @@ def take_snapshot(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **snapshot)
     write_atomically(path, buffer.getvalue())
+
+
+def read_snapshot(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """What `take_snapshot` wrote.
+
+    Raises:
+        ValueError: where the file is missing or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise ValueError(f"the snapshot {path} is damaged; take it again") from None
 
 
 @functools.partial(jax.jit, static_argnums=0)

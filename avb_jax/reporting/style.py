@@ -43,6 +43,7 @@ _SETTINGS = {
     "font.size": 9,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "svg.hashsalt": "avb_jax",
     "text.color": INK,
     "xtick.color": FAINT,
     "xtick.labelcolor": INK,
@@ -67,7 +68,7 @@ class Page:
 
     Args:
         width, height: of the part that the axes share, inches.
-        title: what is shown.
+        title: what is shown; may be empty.
         subtitle: what its marks mean; may be empty.
         caption: of which run; may be empty.
     """
@@ -75,7 +76,7 @@ class Page:
     def __init__(self, width: float, height: float, title: str, subtitle: str, caption: str):
         from matplotlib.figure import Figure
 
-        self._head = 0.75 if subtitle else 0.5
+        self._head = 0.75 if subtitle else 0.5 if title else _MARGIN
         self._width = width + 2 * _MARGIN
         self._height = height + self._head + (0.45 if caption else _MARGIN)
         self.figure = Figure(figsize=(self._width, self._height))
@@ -97,9 +98,18 @@ class Page:
 
     def save(self, path: Path) -> Path:
         """Writes the page as PNG, atomically."""
+        return write_atomically(path, self._drawn(format="png", dpi=DPI))
+
+    def svg(self) -> bytes:
+        """The page as SVG, on no background; the same page gives the same bytes."""
+        about = {"Date": None, "Creator": None}
+        return self._drawn(format="svg", transparent=True, metadata=about)
+
+    def _drawn(self, **settings: Any) -> bytes:
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=DPI)
-        return write_atomically(path, buffer.getvalue())
+        with style():  # ticks are made when they are drawn
+            self.figure.savefig(buffer, **settings)
+        return buffer.getvalue()
 
     def _text(self, top: float, text: str, **settings: Any) -> None:
         self.figure.text(_MARGIN / self._width, 1 - top / self._height, text, **settings)

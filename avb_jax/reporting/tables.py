@@ -17,6 +17,8 @@ KINDS = {
     "upper bound": "is at most",
 }
 SAME_ROW = ("run", "name", "method", "split", "n", "num_samples")
+NUMBERS = ("images", "ESS", "k̂ > 0.7", *KINDS.values())  # titles of columns set to the right
+CRITIC_REMARK = "A critic's ELBO estimate is no bound: what it misses of KL(q‖r) flatters."
 NOT_OF_LOG_P = "at most: not of log p(x)"
 
 
@@ -77,7 +79,7 @@ def evaluation_table(entries: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: where an entry lacks a name or a value, or is of an unknown kind.
     """
-    return _table([{**_checked(entry), "run": ""} for entry in entries])
+    return _aligned(table_columns({"": entries}))
 
 
 def comparison_table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -89,9 +91,22 @@ def comparison_table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     Raises:
         ValueError: where an entry lacks a name or a value, or is of an unknown kind.
     """
-    rows = [{**_checked(entry), "run": run} for run, entries in runs.items() for entry in entries]
-    names = list(dict.fromkeys((row["name"], row.get("method")) for row in rows))
-    return _table(sorted(rows, key=lambda row: names.index((row["name"], row.get("method")))))
+    return _aligned(table_columns(runs))
+
+
+def table_columns(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The cells of `comparison_table`, column by column, by title; columns without a cell left out.
+
+    Args:
+        runs: the name of each run, which may be empty, and its entries, as in `write_evaluation`.
+
+    Raises:
+        ValueError: where an entry lacks a name or a value, or is of an unknown kind.
+    """
+    entries = [{**_checked(entry), "run": run} for run in runs for entry in runs[run]]
+    names = list(dict.fromkeys((entry["name"], entry.get("method")) for entry in entries))
+    entries.sort(key=lambda entry: names.index((entry["name"], entry.get("method"))))
+    return {title: cells for title, cells in _columns(entries).items() if any(cells)}
 
 
 def bracket_line(entries: Sequence[Mapping[str, Any]], name: str = "elbo") -> str:
@@ -109,16 +124,26 @@ def bracket_line(entries: Sequence[Mapping[str, Any]], name: str = "elbo") -> st
     return f"{name} between {lower:.3f} and {upper:.3f} nats, a gap of {upper - lower:.3f}"
 
 
-def _table(entries: Sequence[Mapping[str, Any]]) -> str:
+def remarks(entries: Sequence[Mapping[str, Any]], explicit: bool) -> list[str]:
+    """What a reader of the table must know: how far its bounds are apart, and what is none.
+
+    Args:
+        entries: as in `write_evaluation`.
+        explicit: whether the run's q(z|x) has a density of its own, and there is no critic.
+    """
+    names = dict.fromkeys(entry["name"] for entry in entries if entry["name"] != "kl_to_prior")
+    lines = [line for name in names if (line := bracket_line(entries, name))]
+    return lines if explicit else [*lines, CRITIC_REMARK]
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     decimals = _decimals(entries)
     rows: dict[tuple, dict[str, Mapping[str, Any]]] = {}  # what differs by its direction alone
     for entry in entries:
-        row = tuple(
-            entry.get(key) for key in ("run", "name", "method", "split", "n", "num_samples")
-        )
+        row = tuple(entry.get(key) for key in SAME_ROW)
         rows.setdefault(row, {})[entry["kind"]] = entry
     some = [next(iter(row.values())) for row in rows.values()]
-    columns = {
+    return {
         "quantity": [entry["name"] for entry in some],
         "by": [entry.get("method") or "" for entry in some],
         "run": [entry["run"] for entry in some],
@@ -133,14 +158,15 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> str:
         "pixels": [entry.get("binarization") or "" for entry in some],
         "remark": [NOT_OF_LOG_P if _flatters(row) else "" for row in rows.values()],
     }
-    right = ("images", "ESS", "k̂ > 0.7", *KINDS.values())
+
+
+def _aligned(columns: Mapping[str, Sequence[str]]) -> str:
     aligned = []
     for title, cells in columns.items():
-        if any(cells):
-            width = max(map(_width, (title, *cells)))
-            aligned.append(
-                [_justify(cell, width, title in right) for cell in (title, "-" * width, *cells)]
-            )
+        width = max(map(_width, (title, *cells)))
+        aligned.append(
+            [_justify(cell, width, title in NUMBERS) for cell in (title, "-" * width, *cells)]
+        )
     return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
 
 

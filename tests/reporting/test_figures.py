@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from avb_jax.reporting import MetricsWriter, draw_figures, image_grid, save_png, take_snapshot
-from avb_jax.reporting.figures import CURVES, _image_pages
+from avb_jax.reporting.curves import CURVES
+from avb_jax.reporting.figures import _image_pages
 from avb_jax.reporting.images import GREY, resize
 from avb_jax.reporting.latents import latent_page, posteriors_page
 from avb_jax.reporting.style import PALETTE, style
