@@ -64,19 +64,17 @@ SCHOOLS_Y = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
 SCHOOLS_SIGMA = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 
 
-def eight_schools(z):
-    """log p(y, z) of the non-centred model (Gelman et al., 2013, section 5.5): [..., 10] -> [...].
+def eight_schools(z: jax.Array) -> jax.Array:
+    """log p(y, z) of the non-centred model (Gelman et al., 2013, section 5.5): [10] -> scalar.
 
     z holds μ/5, log τ and η; μ ~ N(0, 5²), τ ~ half-Cauchy(5), η ~ N(0, I).
     """
-    mu, log_tau, eta = 5.0 * z[..., :1], z[..., 1:2], z[..., 2:]
-    y, sigma = (jnp.asarray(v, z.dtype) for v in (SCHOOLS_Y, SCHOOLS_SIGMA))
+    mu, log_tau, eta = 5.0 * z[0], z[1], z[2:]
+    y, sigma = jnp.asarray(SCHOOLS_Y), jnp.asarray(SCHOOLS_SIGMA)
     offset = (y - (mu + jnp.exp(log_tau) * eta)) / sigma
-    of_data = -0.5 * jnp.sum(jnp.square(offset) + LOG_2PI, axis=-1) - jnp.sum(jnp.log(sigma))
-    of_tau = math.log(10.0 / math.pi) - jnp.logaddexp(
-        math.log(25.0), 2.0 * log_tau[..., 0]
-    ) + log_tau[..., 0]  # fmt: skip
-    return of_data + of_tau + log_prior(jnp.concatenate([z[..., :1], eta], axis=-1))
+    of_data = -0.5 * jnp.sum(jnp.square(offset) + LOG_2PI) - jnp.sum(jnp.log(sigma))
+    of_tau = math.log(10.0 / math.pi) + log_tau - jnp.logaddexp(math.log(25.0), 2.0 * log_tau)
+    return of_data + of_tau + log_prior(jnp.concatenate([z[:1], eta]))
 
 
 class OnePosterior(nn.Module):
@@ -99,21 +97,21 @@ class OnePosterior(nn.Module):
 
 
 def one_posterior(config: Config, log_joint: Callable) -> avb.Model:
-    """q(z) for a log joint density, as a model of one data point that nobody looks at."""
+    """q(z) for a log joint density, [D] -> scalar, as a model of one data point without data."""
     dim = config.latent_dim
     encoder = OnePosterior(dim, config.explicit)
     critic = ResidualCritic(config.critic_width, config.critic_depth, 1, 1, conditional=False)
 
     def init(key):
         keys = jax.random.split(key)
-        phi = encoder.init(keys[0], key, 1)
-        return avb.Params(phi, {}, critic.init(keys[1], None, jnp.zeros((1, 1, dim))))
+        psi = critic.init(keys[1], None, jnp.zeros((1, 1, dim)))
+        return avb.Params(encoder.init(keys[0], key, 1), {}, {"critic": psi})
 
     def encode(params, key, x, num_samples):
         return encoder.apply(params.encoder, key, num_samples)
 
     def log_ratio(params, view, z_tilde):
-        return critic.apply(params.critic, None, z_tilde)
+        return critic.apply(params.critic["critic"], None, z_tilde)
 
     return avb.Model(
         event_shape=(1,),
@@ -121,7 +119,7 @@ def one_posterior(config: Config, log_joint: Callable) -> avb.Model:
         init=init,
         encode=encode,
         decode=lambda theta, z: z,
-        log_likelihood=lambda z, x: log_joint(z) - log_prior(z),
+        log_likelihood=lambda z, x: jax.vmap(jax.vmap(log_joint))(z) - log_prior(z),
         mean=lambda z: z,
         log_ratio=None if config.explicit else log_ratio,
         contrast=Contrast(config.contrast_name),
@@ -139,7 +137,7 @@ def of_posterior(log_joint: Callable, dim: int, draws: int, steps: int) -> Case:
 CASES = {
     "digits": lambda: of_images((8, 8, 1), 40, **PLAIN),
     "mnist-mlp": lambda: of_images((28, 28, 1), 20, **PLAIN),
-    "mnist-mlp, defaults": lambda: of_images((28, 28, 1), 20, in_torch=False),
+    "mnist-defaults": lambda: of_images((28, 28, 1), 20, in_torch=False),
     "mnist-conv": lambda: of_images((28, 28, 1), 2, **PLAIN, **CONV),
     "posterior": lambda: of_posterior(eight_schools, 10, 512, 40),
 }

@@ -49,12 +49,11 @@ def table_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def write_results(name: str, rows, columns: Sequence[str], table: Sequence[Sequence[str]]) -> None:
+def write_results(name: str, rows: list[dict], text: str) -> None:
     """JSON and a table in --output, with the machine; the table is printed as well."""
     output = Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     found = {"machine": machine(), "rows": rows}
     write_atomically(output / f"{name}.json", (json.dumps(found, indent=1) + "\n").encode())
-    text = table_of(columns, table)
     write_atomically(output / f"{name}.md", text.encode())
     print(text)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from measured import write_results
+from measured import table_of, write_results
 from tqdm import tqdm
 
 from avb_jax import experiment
@@ -75,7 +75,7 @@ def main() -> None:
         for seconds in [[turn[start] for turn in turns]]
     ]
     table = [(row["start"], f"{row['seconds']:.2f}") for row in rows]
-    write_results("startup", rows, ("start", "seconds"), table)
+    write_results("startup", rows, table_of(("start", "seconds"), table))
     print(f"import avb_jax: {rows[1]['seconds'] / rows[0]['seconds']:.2f} times jax and flax.linen")
 
 
