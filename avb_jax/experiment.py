@@ -33,6 +33,8 @@ def run_command(main: Callable[..., None], arguments: bool = False) -> None:
     With `arguments`, main is given what is no flag.
     Turns on JAX's persistent compilation cache, in the user's cache directory.
     """
+    # SciPy's BLAS, by which XLA factorises on CPUs, has threads that get in the way of XLA's own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     flags.DEFINE_bool("help", False, "print this, and do nothing")
     if {"--help", "-help", "-h"} & set(sys.argv[1:]):
         print(f"{sys.modules['__main__'].__doc__}\nFlags:{flags.FLAGS.main_module_help()}")

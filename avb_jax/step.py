@@ -47,17 +47,24 @@ class TrainState(NamedTuple):
 
 
 Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+# What runs once is compiled in half the time, if it need not be fast.
+COMPILED_TO_RUN_ONCE = {"xla_backend_optimization_level": 0}
 
 
 def init_state(model: Model, optimizers: Optimizers, key: Key) -> TrainState:
     """A fresh state: `model.init` with one half of the key, the other for training."""
-    init_key, run_key = jax.random.split(key)
-    params = jax.jit(model.init)(init_key)
-    opt_state = (
-        optimizers.vae.init((params.encoder, params.decoder)),
-        optimizers.critic.init(params.critic),
-    )
-    return TrainState(jnp.zeros([], jnp.int32), run_key, params, opt_state)
+
+    def init(key: Key) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        params = model.init(init_key)
+        opt_state = (
+            optimizers.vae.init((params.encoder, params.decoder)),
+            optimizers.critic.init(params.critic),
+        )
+        return TrainState(jnp.zeros([], jnp.int32), run_key, params, opt_state)
+
+    within = isinstance(key, jax.core.Tracer)  # another program, which has options of its own
+    return jax.jit(init, compiler_options=None if within else COMPILED_TO_RUN_ONCE)(key)
 
 
 def _kl_weight(config: Config, step: Array, dtype) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from avb_jax.networks.layers import CONV_FEATURES, MLP, downsampled_sizes
+from avb_jax.networks.layers import CONV_FEATURES, MLP, Convolution, downsampled_sizes
 from avb_jax.types import Array
 
 
@@ -49,10 +49,12 @@ class ConvDecoder(nn.Module):
         h = nn.gelu(nn.Dense(self.width, **of)(z))
         h = nn.gelu(nn.Dense(sizes[0][0] * sizes[0][1] * features[0], **of)(h))
         h = h.reshape(-1, *sizes[0], features[0])
-        for (rows, columns), channels_out in zip(sizes[1:], features[1:], strict=True):
-            h = nn.ConvTranspose(channels_out, (5, 5), strides=(2, 2), **of)(h)
+        for i, ((rows, columns), channels_out) in enumerate(
+            zip(sizes[1:], features[1:], strict=True)
+        ):
+            h = Convolution(channels_out, "double", name=f"ConvTranspose_{i}", **of)(h)
             h = nn.gelu(h)[:, :rows, :columns]
-        return nn.Conv(channels, (5, 5), **of)(h).astype(z.dtype)
+        return Convolution(channels, name="Conv_0", **of)(h).astype(z.dtype)
 
 
 class PixelScale(nn.Module):

@@ -17,6 +17,7 @@ from avb_jax.densities import draw_kernel
 from avb_jax.networks.layers import (
     CONV_FEATURES,
     MLP,
+    Convolution,
     downsampled_sizes,
     flatten_images,
     triangular,
@@ -146,15 +147,19 @@ class NoiseConv(nn.Module):
         keys, shape, dim = jax.random.split(key), (num_samples, x.shape[0]), self.latent_dim
         noise = jax.random.normal(keys[0], (num_samples * x.shape[0], self.noise_dim), x.dtype)
         stages = len(downsampled_sizes(*x.shape[1:3]))
-        conv = partial(nn.Conv, kernel_size=(5, 5), dtype=self.dtype)
-        h = conv(CONV_FEATURES[0], strides=2 if stages > 1 else 1)(2.0 * x - 1.0)
+
+        def conv(stage: int, h: Array) -> Array:
+            features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
+            resize = "halve" if stage + 1 < stages else "same"
+            return Convolution(features, resize, name=f"Conv_{stage}", dtype=self.dtype)(h)
+
+        h = conv(0, 2.0 * x - 1.0)
         h = jnp.broadcast_to(h[None], (num_samples, *h.shape)).reshape(-1, *h.shape[1:])
         for stage in range(1, max(stages, 2) + 1):
             injected = nn.Dense(h.shape[-1], use_bias=False, dtype=self.dtype)(noise)
             h = nn.gelu(h + injected[:, None, None, :])
             if stage < max(stages, 2):
-                features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
-                h = conv(features, strides=2 if stage + 1 < stages else 1)(h)
+                h = conv(stage, h)
         h = nn.gelu(nn.Dense(self.width, dtype=self.dtype)(h.reshape(h.shape[0], -1)))
         h = h.astype(x.dtype)
         mean, scale_tril = nn.Dense(dim)(h), TriangularScale(dim)(h)

@@ -1,0 +1,41 @@
+"""Convolutions in their fast form are those of Flax, forward and backward, of any order."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avb_jax.networks.layers import Convolution
+
+FLAX = {
+    "same": nn.Conv(3, (5, 5)),
+    "double": nn.ConvTranspose(3, (5, 5), strides=(2, 2)),
+    "halve": nn.Conv(3, (5, 5), strides=2),
+}
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (7, 5), (6, 9), (1, 2)])
+@pytest.mark.parametrize("resize", list(FLAX))
+def test_convolutions_are_those_of_flax(resize, sides):
+    """float64, relative 1e-9 of the largest: outputs, gradients, and a gradient's gradients."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        h = rng.normal(size=(2, *sides, 4))
+        ours = Convolution(3, resize)
+        params = ours.init(jax.random.key(0), h.astype(np.float32))
+        params = jax.tree.map(lambda p: rng.normal(size=p.shape), params)
+
+        def total(module, params, h):
+            return jnp.sum(jnp.sin(module.apply(params, h)))
+
+        def slope(module, params, h):
+            of_params, of_h = jax.grad(total, (1, 2))(module, params, h)
+            return sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves((of_params, of_h)))
+
+        for function in (lambda m, p, h: m.apply(p, h), jax.grad(total, (1, 2)),
+                         jax.grad(slope, (1, 2))):  # fmt: skip
+            got, expected = (function(module, params, h) for module in (ours, FLAX[resize]))
+            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                assert a.shape == b.shape
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * np.max(np.abs(b)))
