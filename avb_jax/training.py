@@ -44,7 +44,7 @@ class Run(NamedTuple):
     step: int
 
 
-OnInterval = Callable[[Run], None]
+OnInterval = Callable[[Run], object]
 
 
 def load(
@@ -61,8 +61,8 @@ def load(
     config = load_config(workdir / "config.json")
     if not event_shape_path(workdir).exists():
         raise ValueError(f"workdir was {workdir}, which holds no checkpoint yet; train first")
-    shape = tuple(int(side) for side in event_shape_path(workdir).read_text().split())
-    model = model or build_model(config.evaluated, shape)
+    height, width, channels = map(int, event_shape_path(workdir).read_text().split())
+    model = model or build_model(config.evaluated, (height, width, channels))
     state = init_state(model, optimizers or build_optimizers(config), jax.random.key(config.seed))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore(state)

@@ -50,7 +50,7 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
         raise ValueError(f"workdir was {workdir}; it holds no figures/snapshot.npz to draw from")
     caption = _caption(workdir / "config.json")
     with style():
-        pages = {}
+        pages: dict[str, Page] = {}
         if snapshot_path.exists():
             snapshot = _read_snapshot(snapshot_path)
             pages |= _image_pages(snapshot, caption)
