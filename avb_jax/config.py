@@ -41,6 +41,13 @@ class Config:
 
     Raises:
         ValueError: for a value or a combination of values that is not allowed.
+
+    Examples:
+        >>> Config(encoder="noise-mlp").samples  # S, where it is not given
+        24
+        >>> Config(latent_dim=0)
+        Traceback (most recent call last):
+        ValueError: latent_dim was 0; allowed is 1 or more
     """
 
     dataset: str = option(

@@ -33,8 +33,14 @@ class Contrast(NamedTuple):
         if self.name == "prior":
             return None
         if self.name == "learned":
-            return self.network(critic_params, x)
+            return self.learned(critic_params, x)
         return from_moments(encoding.moments or sample_moments(encoding.z), self.covariance)
+
+    def learned(self, critic_params: Tree, x: Array) -> Gaussian:
+        """N(m_α(x), C_α(x)) of a `learned` contrast; raises ValueError without a network."""
+        if self.network is None:
+            raise ValueError("network was None; allowed is (critic parameters, x) -> Gaussian")
+        return self.network(critic_params, x)
 
     def whitens_draws(self, encoding: Encoding) -> bool:
         """Whether z̃ has the draws' own moments, so that reference draws need it too."""
@@ -68,6 +74,10 @@ def log_scale_bias(num_samples: int, dim: int, covariance: str) -> float:
 
     S Ĉ is Wishart with S − 1 degrees of freedom, so E log|S Ĉ| − log|C| is
     D log 2 + Σᵢ ψ((S − i)/2), i = 1 … D; for a diagonal, each entry is a χ² of S − 1.
+
+    Examples:
+        >>> [round(log_scale_bias(num_samples, 8, "full"), 3) for num_samples in (24, 240, 2400)]
+        [-1.07, -0.093, -0.009]
     """
     from scipy.special import digamma  # here, so that importing the package stays quick
 
@@ -77,7 +87,16 @@ def log_scale_bias(num_samples: int, dim: int, covariance: str) -> float:
 
 
 def whiten(z: Array, reference: Gaussian | None) -> Array:
-    """z̃ = L⁻¹(z − m): [S, B, D] -> [S, B, D]."""
+    """z̃ = L⁻¹(z − m): [S, B, D] -> [S, B, D].
+
+    Examples:
+        Whitened by their own moments, draws have zero mean and unit covariance:
+
+        >>> z = 3.0 + 0.5 * jax.random.normal(jax.random.key(0), (32, 1, 2))
+        >>> whitened = whiten(z, from_moments(sample_moments(z), "full"))
+        >>> bool(jnp.allclose(sample_moments(whitened).covariance, jnp.eye(2)[None], atol=1e-5))
+        True
+    """
     if reference is None:
         return z
     centred = jnp.moveaxis(z - reference.mean[None], 0, -1)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -71,10 +72,8 @@ def _fail(error: Exception | str) -> None:
 
 def _is_ours(error: BaseException) -> bool:
     """Whether this package raised it, as a sentence to the user."""
-    frame = error.__traceback__
-    while frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame.tb_frame.f_globals.get("__name__", "").startswith(("avb_jax", "__main__"))
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith(("avb_jax", "__main__"))
 
 
 def define_training_flags(**defaults) -> None:

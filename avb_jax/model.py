@@ -20,6 +20,7 @@ from avb_jax.types import (
     Key,
     LogLikelihoodFn,
     LogRatioFn,
+    MeanFn,
     Params,
     View,
 )
@@ -38,7 +39,7 @@ class Model(NamedTuple):
             parameters alone; an encoder that consults the decoder finds it there.
         decode: (decoder params, z [S, B, D]) -> outputs, a tree of arrays.
         log_likelihood: (outputs, x [B, ...]) -> log p(x|z) [S, B], nats.
-        mean: outputs -> E[x|z] [S, B, ...].
+        mean: outputs -> E[x|z], [S, B, ...].
         log_ratio: (Params, View, z̃ [S, B, D]) -> s(x, z̃) [S, B], nats, z̃ being z in the
             contrast's coordinates and the `View` what the critic may know beside; None for an
             explicit encoder. It trains the critic's parameters alone.
@@ -52,7 +53,7 @@ class Model(NamedTuple):
     encode: EncodeFn
     decode: DecodeFn
     log_likelihood: LogLikelihoodFn
-    mean: DecodeFn
+    mean: MeanFn
     log_ratio: LogRatioFn | None
     contrast: Contrast
     draw: DrawFn | None = None
@@ -70,7 +71,13 @@ class Model(NamedTuple):
         return self.log_likelihood(self.decode(params.decoder, z), x) + log_prior(z)
 
     def simulate(self, params: Params, key: Key, num_data: int) -> tuple[Array, Array]:
-        """Data points that the model makes, and what it made them from: x [n, ...], z [n, D]."""
+        """Data points that the model makes, and what it made them from: x [n, ...], z [n, D].
+
+        Raises:
+            ValueError: where the model cannot draw x.
+        """
+        if self.draw is None:
+            raise ValueError("draw was None; allowed is (key, outputs) -> x, where x is simulated")
         key_z, key_x = jax.random.split(key)
         z = jax.random.normal(key_z, (num_data, self.latent_dim))
         return self.draw(key_x, self.decode(params.decoder, z[None]))[0], z
@@ -96,11 +103,16 @@ class Model(NamedTuple):
         An estimate, and no bound of anything: the critic's for an implicit encoder, whose
         moments, where draws must tell them, come from fresh draws by `key`; exact for an
         explicit one.
+
+        Raises:
+            ValueError: for a model that has neither a critic nor a density of q.
         """
         x = jnp.asarray(x)
         encoding = self.encode(params, key, x, POSTERIOR_DRAWS)
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)
+        if self.log_ratio is None:
+            raise ValueError("log_ratio was None, with an encoding that has no density of q")
         reference = self.contrast.reference(params.critic, x, encoding)
         z_tilde = contrasts.whiten(z, reference)
         view = View(x, encoding.features, reference)
@@ -161,7 +173,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
             "(height, width, channels)"
         )
     encoder, decoder = _build_encoder(config), _build_decoder(config, event_shape)
-    critic = None if config.explicit else _build_critic(config)
+    critic = _build_critic(config)
     learned = config.contrast_name == "learned"
     network = critics.LearnedContrast(
         config.latent_dim, config.width, config.depth, config.layer_dtype
@@ -174,7 +186,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         x = jnp.zeros((1, *event_shape), jnp.float32)
         encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1, jnp.zeros_like)
         z, psi = encoding.z, {}
-        if critic is not None:
+        if not config.explicit:
             context = View(x, encoding.features, None).context
             psi["critic"] = critic.init(keys[2], context, z, *([z[..., 0]] if informed else []))
         if learned:
@@ -204,7 +216,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         log_likelihood=likelihood.log_prob,
         mean=likelihood.mean,
         draw=likelihood.draw,
-        log_ratio=critic and log_ratio,
+        log_ratio=None if config.explicit else log_ratio,
         contrast=Contrast(
             config.contrast_name,
             config.covariance,

@@ -30,7 +30,7 @@ class AverageState(NamedTuple):
         average: averaged parameters.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # a tuple's own name; checkpoints have it
     average: Tree
 
 

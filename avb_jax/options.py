@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 
 
 def option(default, help, *, choices=None, at_least=None, above=None, below=None, same_run=False):
@@ -17,6 +18,7 @@ def type_of(field: dataclasses.Field) -> type:
     """int for `int | None`, and so on."""
     if isinstance(field.type, types.UnionType):
         return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
+    assert isinstance(field.type, type)
     return field.type
 
 
@@ -26,7 +28,8 @@ def check_option(field: dataclasses.Field, value) -> None:
     if value is None and field.default is None:
         return
     kind = type_of(field)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    of_kind = isinstance(value, (int, float) if kind is float else kind)
+    if isinstance(value, bool) or not of_kind:
         raise ValueError(f"{field.name} was {value!r}; allowed is a value of type {kind.__name__}")
     if limits["choices"] is not None and value not in limits["choices"]:
         raise ValueError(f"{field.name} was {value!r}; allowed are {', '.join(limits['choices'])}")
@@ -53,10 +56,10 @@ def define_flags(of: type, flag_values, **defaults) -> None:
                 **arguments, enum_values=list(field.metadata["choices"]), flag_values=flag_values
             )
         else:
-            define = {
+            define: dict[type, Callable[..., object]] = {
                 int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string
-            }[kind]  # fmt: skip
-            define(**arguments, flag_values=flag_values)
+            }  # fmt: skip
+            define[kind](**arguments, flag_values=flag_values)
 
 
 def from_flags(of: type, flag_values):

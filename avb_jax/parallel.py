@@ -20,7 +20,14 @@ class CompiledStep:
     Under `pmap` in several processes it is not, and two of them are in memory.
     """
 
-    def __init__(self, step, mode, batch_axis, devices, shard_optimizer):
+    def __init__(
+        self,
+        step: Step,
+        mode: str,
+        batch_axis: int,
+        devices: list[jax.Device],
+        shard_optimizer: bool,
+    ):
         self.devices, self.batch_axis, self.mode = devices, batch_axis, mode
         self._processes = len({device.process_index for device in devices})
         self._mesh = jax.make_mesh(
@@ -32,10 +39,15 @@ class CompiledStep:
         self._shard_optimizer = shard_optimizer
         if mode == "pmap":
             mapped = partial(step, axis_name=AXIS)
-            axes = {"in_axes": (None, batch_axis), "out_axes": None}
             # Across processes pmap moves the state first, and then misses what it gave away.
-            axes["donate_argnums"] = () if self._processes > 1 else 0
-            self._compiled = jax.pmap(mapped, AXIS, devices=devices, **axes)
+            self._compiled = jax.pmap(
+                mapped,
+                AXIS,
+                devices=devices,
+                in_axes=(None, batch_axis),
+                out_axes=None,
+                donate_argnums=() if self._processes > 1 else 0,
+            )
         else:
             self._compiled = jax.jit(partial(self._placed_step, step), donate_argnums=0)
 

@@ -67,6 +67,8 @@ class Players(NamedTuple):
         encoding = model.encode(held._replace(encoder=phi), key, x, self.config.samples)
         decoded, z = self._decoded(encoding), encoding.z
         if model.log_ratio is None:
+            if encoding.density is None:
+                raise ValueError("log_ratio was None, with an encoding that has no density of q")
             zero = jnp.zeros(x.shape[0], z.dtype)
             return Draws(z, decoded, zero[None], z, zero, encoding.density, None), encoding
         reference = model.contrast.reference(params.critic, x, encoding)
@@ -98,8 +100,10 @@ class Players(NamedTuple):
         Apart, so that the encoder's pull-back leaves r out; what the critic computes of the
         view alone, XLA finds in both and computes once.
         """
-        seen, params = slice(self.config.critic_samples), params._replace(critic=psi)
-        return tuple(self.model.log_ratio(params, view, z[seen]) for z in (z_q, z_r))
+        log_ratio, seen = self.model.log_ratio, slice(self.config.critic_samples)
+        assert log_ratio is not None  # asked for where there is a critic
+        params = params._replace(critic=psi)
+        return log_ratio(params, view, z_q[seen]), log_ratio(params, view, z_r[seen])
 
     def minus_log_contrast(self, draws: Draws) -> Array:
         """−log r(z|x) in nats, [S, B] or [1, B]; its mean, where r has the moments of q."""
@@ -117,7 +121,7 @@ class Players(NamedTuple):
 
     def contrast_loss(self, psi: Tree, x: Array, z: Array) -> Array:
         """−E_q log r_α(z|x), of a learned contrast."""
-        return -jnp.mean(contrasts.log_density(z, self.model.contrast.network(psi, x)))
+        return -jnp.mean(contrasts.log_density(z, self.model.contrast.learned(psi, x)))
 
     def _reconstruction(self, theta: Tree, z: Array, x: Array) -> Array:
         def log_likelihood(z):
@@ -131,7 +135,7 @@ class Players(NamedTuple):
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
         reconstruction = self._reconstruction(theta, draws.decoded, x)
-        if self.model.log_ratio is None:
+        if draws.density is not None:
             return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
         entropy = jnp.mean(self.minus_log_contrast(draws))
         return reconstruction, jnp.mean(draws.cross_entropy) - entropy
@@ -146,6 +150,7 @@ class Linearisation(NamedTuple):
 
 def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, params: Params):
     """One forward pass of the critic over the draws of q and of r."""
+    assert draws.view is not None  # there is a critic
     log_ratios = partial(players.log_ratios, params=params, view=draws.view, z_r=z_r)
     return Linearisation(*jax.vjp(log_ratios, psi, draws.z_tilde))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,16 @@ class TrainState(NamedTuple):
         return self.params._replace(encoder=encoder, decoder=decoder)
 
 
-Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
 # What runs once is compiled in half the time, if it need not be fast.
 COMPILED_TO_RUN_ONCE = {"xla_backend_optimization_level": 0}
+
+
+class Step(Protocol):
+    """(state, batch) -> (state, metrics); with a mean over `axis_name` where that is given."""
+
+    def __call__(
+        self, state: TrainState, batch: Array, /, axis_name: str | None = None
+    ) -> tuple[TrainState, Metrics]: ...
 
 
 def init_state(model: Model, optimizers: Optimizers, key: Key) -> TrainState:
@@ -128,7 +135,8 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
             """The gradients of (φ, θ) and of ψ over these data points, and metrics."""
             draw = partial(players.draw, params=params, key=key_q, x=x)
             draws, pull_draws, encoding = jax.vjp(draw, params.encoder, has_aux=True)
-            of_critic, s_mean, s_gradient, metrics = {}, 0.0, jnp.zeros_like(draws.z), {}
+            of_critic, metrics = {}, {}
+            s_mean, s_gradient = jnp.zeros([], x.dtype), jnp.zeros_like(draws.z)
             if has_critic:
                 turn = critic(x=x)
                 of_critic, at, metrics, linearise = turn.gradient(params, draws, encoding, key_r)

@@ -27,7 +27,7 @@ from avb_jax.workdir import Preempted, locked, open_workdir, sigterm_noticed
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
-OnInterval = Callable[[Run], None]
+OnInterval = Callable[[Run], object]
 OnMetrics = Callable[[int, dict[str, float]], None]
 
 

@@ -76,7 +76,7 @@ def measure(case: dict) -> dict:
     return {
         **case,
         "finite": True,
-        "log_likelihood": np.mean(result.log_likelihood),
+        "log_likelihood": np.mean(result["log_likelihood"]),
         **{name: np.mean(metrics[name][last]) for name in ("elbo_estimate", "log_ratio")},
         "spread": np.exp(np.mean(np.log(z.std(axis=0)))),
         "seconds": round(seconds, 1),

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,14 @@ import numpy as np
 
 from avb_jax.config import BINARIZATIONS
 from avb_jax.types import Array, Key
+
+
+class Images(Protocol):
+    """An array of images [n, height, width, channels], uint8, or what is indexed as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 def check_binarization(binarization: str) -> None:
@@ -62,7 +71,7 @@ class Binarized:
     the batch. `images[index]`, by a slice or whole numbers [B], is float32 [B, ...].
     """
 
-    def __init__(self, key: Key, images: np.ndarray, binarization: str):
+    def __init__(self, key: Key, images: Images, binarization: str):
         self._key, self._images, self._binarization = key, images, binarization
 
     def __len__(self) -> int:
@@ -94,9 +103,7 @@ class Batches:
     epochs follow one another without a gap, so that a batch may end one and begin the next.
     """
 
-    def __init__(
-        self, images: np.ndarray, batch_size: int, seed: int, part: int = 0, parts: int = 1
-    ):
+    def __init__(self, images: Images, batch_size: int, seed: int, part: int = 0, parts: int = 1):
         """
         Args:
             images: [n, height, width, channels], uint8: an array, or what is indexed as one.

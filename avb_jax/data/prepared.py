@@ -41,12 +41,13 @@ SPLITS: dict[str, tuple[str, str, str]] = {
 
 # Images [n, height, width, channels], and labels [n].
 Pair = tuple[np.ndarray | Stream, np.ndarray | None]
+Arrays = tuple[np.ndarray, np.ndarray | None]
 
 _CHUNK = 1000
 _FORMAT = 1  # of the cache; to be raised when what is read changes
 
 
-def read(name: str, data_dir: str | None, progress: bool, memory_limit: float) -> list[Pair]:
+def read(name: str, data_dir: str | None, progress: bool, memory_limit: float) -> Sequence[Pair]:
     """Images (uint8) and labels (int32 or None) of the three splits.
 
     Args:
@@ -114,7 +115,7 @@ def _image(name: str, example: dict[str, Any]) -> np.ndarray:
     return _TRANSFORMS.get(name, lambda image: image)(example["image"])
 
 
-def _cached(name: str, builder: Any, progress: bool) -> list[Pair]:
+def _cached(name: str, builder: Any, progress: bool) -> list[Arrays]:
     cache = _cache_path(name, Path(builder.data_dir))
     pairs = _from_cache(cache)
     if pairs is None:
@@ -123,7 +124,7 @@ def _cached(name: str, builder: Any, progress: bool) -> list[Pair]:
     return pairs
 
 
-def _decode(name: str, builder: Any, progress: bool) -> list[Pair]:
+def _decode(name: str, builder: Any, progress: bool) -> list[Arrays]:
     from tqdm import tqdm
 
     sources = [builder.as_data_source(split) for split in SPLITS[name]]
@@ -134,8 +135,8 @@ def _decode(name: str, builder: Any, progress: bool) -> list[Pair]:
 
 
 def _decode_split(
-    source: Sequence[Any], transform: Callable[[np.ndarray], np.ndarray], update: Callable
-) -> Pair:
+    source: Any, transform: Callable[[np.ndarray], np.ndarray], update: Callable
+) -> Arrays:
     size, first = len(source), source[0]
     images = np.empty((size, *transform(first["image"]).shape), np.uint8)
     labels = np.empty(size, np.int32) if "label" in first else None
@@ -181,7 +182,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avb_jax"
 
 
-def _from_cache(path: Path) -> list[Pair] | None:
+def _from_cache(path: Path) -> list[Arrays] | None:
     """What `_to_cache` wrote; None where it is absent or damaged (zip files carry checksums)."""
     try:
         # NumPy leaves a damaged file open that it opened itself.
@@ -191,9 +192,9 @@ def _from_cache(path: Path) -> list[Pair] | None:
         return None
 
 
-def _to_cache(path: Path, pairs: list[Pair]) -> None:
+def _to_cache(path: Path, pairs: list[Arrays]) -> None:
     """Atomic: written beside, then renamed. Without room or rights there is no cache."""
-    arrays = {f"images{i}": images for i, (images, _) in enumerate(pairs)}
+    arrays: dict[str, Any] = {f"images{i}": images for i, (images, _) in enumerate(pairs)}
     arrays |= {f"labels{i}": labels for i, (_, labels) in enumerate(pairs) if labels is not None}
     temporary = None
     try:

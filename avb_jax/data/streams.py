@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from absl import flags, logging
@@ -13,12 +13,20 @@ _BLOCK = 10_000  # images looked at together
 _AHEAD = 16  # steps, read by a thread or waiting in a worker's queue
 
 
+class Source(Protocol):
+    """What is indexed by a whole number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 class Stream:
     """Images [n, height, width, channels], uint8, each read, or made, when it is asked for."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, source: Sequence[Any], transform: Callable[[Any], np.ndarray]):
+    def __init__(self, source: Source, transform: Callable[[Any], np.ndarray]):
         """
         Args:
             source: what the images are made of; `__getitems__(rows)`, where it has that, gives
@@ -38,8 +46,9 @@ class Stream:
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         """The images of a slice, or of whole numbers [...], as an array [..., h, w, c]."""
-        is_slice = isinstance(index, slice)
-        rows = np.arange(*index.indices(len(self))) if is_slice else np.asarray(index)
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        rows = np.asarray(index)
         images = np.empty((rows.size, *self.shape[1:]), np.uint8)
         for image, item in zip(images, self._items(rows.ravel().tolist()), strict=True):
             image[:] = self._transform(item)

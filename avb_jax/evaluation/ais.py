@@ -152,11 +152,15 @@ def evaluate_ais(
     """`ais_log_likelihood` of every image of a test set, one compilation in all.
 
     Args:
-        model, params, settings: as for `ais_log_likelihood`.
+        model: as for `ais_log_likelihood`.
+        params: the model's parameters.
         key: image i anneals by `fold_in(key, i)`, whatever `batch_size` is; but rounding parts
             the chains of batches of different sizes, within the error of either.
-        images, batch_size, progress, kept: see `in_batches`; the bar shows acceptance and
-            effective sample size.
+        images: [n, ...], an array, or what has a length and gives those of an index array [B].
+        settings: as for `ais_log_likelihood`.
+        batch_size: images on the device at once.
+        progress: whether to show a bar with acceptance and effective sample size.
+        kept: see `in_batches`.
 
     Returns:
         `log_likelihood` (nats), `effective_sample_size` and `acceptance`: [n] each.

@@ -43,7 +43,8 @@ class Kept:
     def write(self, found: Found, seconds: float) -> None:
         buffer = io.BytesIO()
         notes = {".identity": self._identity, ".seconds": self.seconds + seconds}
-        np.savez(buffer, **notes, **found)
+        arrays: dict[str, Any] = {**notes, **found}
+        np.savez(buffer, **arrays)
         write_atomically(self.path, buffer.getvalue())
 
 

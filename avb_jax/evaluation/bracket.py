@@ -127,7 +127,7 @@ def elbo_bracket(
     if own.kernel is None:
         raise ValueError("the encoder offers no kernel; a bracket needs a semi-implicit one")
     block = min(KERNEL_BLOCK, num_kernels)
-    bounds = mixture_bounds(
+    lower, upper = mixture_bounds(
         own.kernel,
         own.z,
         lambda key: model.encode(params, key, x, block).kernel,
@@ -136,6 +136,6 @@ def elbo_bracket(
     widths = jnp.min(jnp.diagonal(own.kernel.scale_tril, axis1=-2, axis2=-1), axis=(0, 2))
     rounding = jnp.finfo(own.z.dtype).eps * jnp.max(jnp.abs(own.z), axis=(0, 2))
     resolved = (widths > NARROWEST * rounding)[None]
-    bounds = (jnp.where(resolved, bound, jnp.nan) for bound in bounds)
-    terms = (model.log_joint(params, x, own.z), log_prior(own.z), *bounds)
+    lower, upper = (jnp.where(resolved, bound, jnp.nan) for bound in (lower, upper))
+    terms = (model.log_joint(params, x, own.z), log_prior(own.z), lower, upper)
     return Bracket(*(jnp.mean(term, axis=0) for term in terms))

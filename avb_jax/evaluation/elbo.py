@@ -85,7 +85,7 @@ def fitted_elbo(
     return jnp.mean(model.log_joint(params, x, z) - log_q, axis=0)
 
 
-def summarise(values: np.ndarray) -> Entry:
+def summarise(values: np.ndarray | Array) -> Entry:
     """Mean over data points, and its standard error over them."""
     values = np.asarray(values, np.float64)
     spread = values.std(ddof=1) if values.size > 1 else 0.0
@@ -125,6 +125,7 @@ def elbo_of_implicit(
     kernel = jax.eval_shape(lambda: model.encode(params, keys[0], one, 2)).kernel
     on_grid = kernel is not None and model.latent_dim == 2 and len(kernel.scale_tril) == 1
     x = images[np.arange(min(GRID_IMAGES if on_grid else IMAGES, len(images)))]
+    methods: list[Callable[[], list[Entry]]]
     if fit_steps:
         methods = [partial(_by_fit, model, params, keys[0], x, batch_size, fit_steps, progress)]
     else:
@@ -184,7 +185,8 @@ def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) ->
         key_batch = jax.random.fold_in(key, int(index[0]))
         return elbo_bracket(model, params, key_batch, x, **counts)._asdict()
 
-    means = Bracket(**in_batches(of_batch, x, max(1, ROWS // draws), progress=progress))
+    found = in_batches(of_batch, x, max(1, ROWS // draws), progress=progress)
+    means = Bracket(*(jnp.asarray(found[name]) for name in Bracket._fields))
     if bad := int(np.sum(np.isnan(means.log_q_upper))):
         logging.warning(
             "The bracket is left out: the posteriors of %d of %d images end in Gaussians narrower "

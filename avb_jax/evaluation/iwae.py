@@ -78,9 +78,14 @@ def evaluate_iwae(
     """`iwae_bound` of every image of a test set, one compilation in all.
 
     Args:
-        model, params, num_samples: as for `iwae_bound`.
+        model: as for `iwae_bound`.
+        params: the model's parameters.
         key: of the draws; a batch draws from `fold_in(key, number of its first image)`.
-        images, batch_size, progress, kept: see `in_batches`.
+        images: [n, ...], an array, or what has a length and gives those of an index array [B].
+        num_samples: K, draws for each image.
+        batch_size: images on the device at once.
+        progress: whether to show a bar with images/s and the running means.
+        kept: see `in_batches`.
 
     Returns:
         `log_likelihood` (nats) and `effective_sample_size`: [n] each.

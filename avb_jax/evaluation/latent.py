@@ -69,7 +69,14 @@ def unit_activities(means: np.ndarray) -> np.ndarray:
 
 
 def aggregate_kl(
-    model: Any, params: Tree, key: Key, x: Array, draws: Array, *, max_steps: int, progress=False
+    model: Any,
+    params: Tree,
+    key: Key,
+    x: Array,
+    draws: Array | np.ndarray,
+    *,
+    max_steps: int,
+    progress: bool = False,
 ) -> np.ndarray:
     """log q̂(z) − log p(z) at a draw of each q(z|x), nats: [n]; its mean estimates KL(q(z)‖p(z)).
 

@@ -71,7 +71,7 @@ def sample_proposal(proposal: Proposal, key: Key) -> Array:
         noise = jax.random.normal(key, (num_data, dim), mean.dtype)
     else:
         # A chi-square as the sum of its squared normals: no rejection loop, quick to compile.
-        normals = jax.random.normal(key, (num_data, dim + degrees), mean.dtype)
+        normals = jax.random.normal(key, (num_data, dim + int(degrees)), mean.dtype)
         mean_square = jnp.mean(normals[:, dim:] ** 2, axis=-1)
         noise = normals[:, :dim] / jnp.sqrt(mean_square)[:, None]
     return mean + jnp.einsum("bij,bj->bi", scale_tril, noise)

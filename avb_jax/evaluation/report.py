@@ -135,12 +135,16 @@ def _tasks(
             )
     if "elbo" in s.methods:
         for number, method in enumerate(_elbos(model, params, keys[1:4], images, s, progress)):
-            tasks[f"elbo-{number}"] = lambda _, method=method: method()
+            tasks[f"elbo-{number}"] = _not_kept(method)
     if "latent" in s.methods:
         tasks["latent"] = partial(
             entries.of_latents, model, params, keys[7], images, labels, s.fit_steps, options
         )
     return tasks
+
+
+def _not_kept(method: Callable[[], list[Entry]]) -> Task:
+    return lambda _: method()
 
 
 def _elbos(model, params, keys, images, s: EvaluationSettings, progress: bool):

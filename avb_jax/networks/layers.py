@@ -117,8 +117,9 @@ def flatten_context(context: Array) -> Array:
 def downsampled_sizes(height: int, width: int) -> list[tuple[int, int]]:
     """Sizes from the image's own down to at most 8 × 8, halved (rounding up) each time."""
     sizes = [(height, width)]
-    while max(sizes[-1]) > 8:
-        sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
+    while max(height, width) > 8:
+        height, width = -(-height // 2), -(-width // 2)
+        sizes.append((height, width))
     return sizes
 
 

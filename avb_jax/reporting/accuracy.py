@@ -88,8 +88,8 @@ def _draw_lines(axes, rows: Sequence[Row], name: str, colours: Mapping[str, str]
                 dims, values = zip(*line, strict=True)
                 axes.plot(dims, values, dashes, marker="o", markersize=3, color=colour,
                           linewidth=1.2, label=sampler)  # fmt: skip
-    dims = sorted({row["dim"] for row in rows})
+    ticks = sorted({row["dim"] for row in rows})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(dims, [str(dim) for dim in dims])
+    axes.set_xticks(ticks, [str(dim) for dim in ticks])
     axes.tick_params(which="minor", bottom=False)
     axes.set_xlabel("D", color=FAINT)

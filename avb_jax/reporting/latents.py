@@ -89,6 +89,7 @@ def _scatter(axes: "Axes", plane: np.ndarray, labels: np.ndarray | None) -> None
         points = axes.scatter(**dots, c=labels[order], cmap="viridis")
         bar = axes.figure.colorbar(points, cax=axes.inset_axes((1.03, 0.2, 0.025, 0.6)))
         bar.set_label("label")
+        assert bar.solids is not None
         bar.solids.set_alpha(1.0)
         bar.outline.set_visible(False)
         return
@@ -99,15 +100,15 @@ def _scatter(axes: "Axes", plane: np.ndarray, labels: np.ndarray | None) -> None
 
 
 def _line_histogram(axes: "Axes", z: np.ndarray, labels: np.ndarray | None) -> None:
-    names = [] if labels is None else np.unique(labels)
+    names = np.unique([] if labels is None else labels)
     edges = np.linspace(min(z.min(), -3.3), max(z.max(), 3.3), 61)
     if 0 < len(names) <= len(PALETTE):
         groups = [z[labels == name] for name in names]
         colours, texts = PALETTE[: len(names)], [str(name) for name in names]
-        axes.hist(groups, edges, density=True, stacked=True, color=colours, label=texts)
+        axes.hist(groups, edges.tolist(), density=True, stacked=True, color=colours, label=texts)
         _legend(axes)
     else:
-        axes.hist(z, edges, density=True, color=ACCENT)
+        axes.hist(z, edges.tolist(), density=True, color=ACCENT)
     _normal_curve(axes, 0.0, 1.0, edges)
 
 
@@ -140,7 +141,8 @@ def decoded_grid(axes: "Axes", grid: np.ndarray, grid_z: np.ndarray) -> None:
 def _together(axes: "Axes", draws: np.ndarray) -> None:
     for i in range(draws.shape[1]):
         colour = PALETTE[i % len(PALETTE)]
-        axes.scatter(*draws[:, i].T, s=6, linewidths=0, alpha=0.5, color=colour)
+        z_1, z_2 = draws[:, i].T
+        axes.scatter(z_1, z_2, s=6, linewidths=0, alpha=0.5, color=colour)
     _prior_plane(axes, draws.reshape(-1, 2), ["z₁", "z₂"])
     axes.set_title(_PRIOR)
 
@@ -153,13 +155,14 @@ def _shape(axes: "Axes", draws: np.ndarray, colour: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if draws.shape[1] == 1:
         edges = np.linspace(draws.min() - _NARROWEST, draws.max() + _NARROWEST, 31)
-        axes.hist(draws[:, 0], edges, density=True, color=colour)
+        axes.hist(draws[:, 0], edges.tolist(), density=True, color=colour)
         _normal_curve(axes, draws.mean(), max(draws.std(), 0.1 * _NARROWEST), edges)
         return
     if draws.shape[1] > 2:
         draws = (draws - draws.mean(axis=0)) @ principal_axes(draws)[0]
         axes.set(xlabel="own principal component 1", ylabel="component 2")
-    axes.scatter(*draws.T, s=6, linewidths=0, alpha=0.45, color=colour)
+    first, second = draws.T
+    axes.scatter(first, second, s=6, linewidths=0, alpha=0.45, color=colour)
     values, vectors = np.linalg.eigh(np.cov(draws.T))
     angles = np.linspace(0.0, 2.0 * np.pi, 121)
     circle = np.sqrt(np.clip(values, 0.0, None))[:, None] * np.stack(

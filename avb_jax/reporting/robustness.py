@@ -27,7 +27,7 @@ def robustness_line(row: Row) -> str:
 
 def _groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     """The runs that differ by their seeds alone; the defaults of a problem come first."""
-    groups = {}
+    groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["problem"], row["setting"], row["factor"]), []).append(row)
     by_problem = lambda item: (item[0][0], item[0][1] != "defaults", *item[0])  # noqa: E731
