@@ -185,7 +185,7 @@ def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[
             dataset=dataset,
             resume=flags.FLAGS.resume,
             on_interval=show,
-            on_metrics=board and board.write,
+            on_metrics=board.write if board else None,
         )
         if not processes.is_first():
             return []

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,7 +28,7 @@ LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
 
 OnInterval = Callable[[Run], object]
-OnMetrics = Callable[[int, dict[str, float]], None]
+OnMetrics = Callable[[int, Mapping[str, float]], None]
 
 
 def train(

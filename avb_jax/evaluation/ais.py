@@ -6,8 +6,9 @@ Carlo (BlackJAX's) are led from a start density r to the posterior through
 p(x), so that log mean w is a lower bound of log p(x) in expectation. Led backwards from an exact
 draw of the posterior, known where x was simulated from the model, the mean of 1/w is 1/p(x), and
 the bound is an upper one (Grosse, Ghahramani and Adams, arXiv 1511.02543): bidirectional Monte
-Carlo. Step sizes are tuned by pilot chains beforehand, for each x and β: those that are weighted
-do not adapt, and the bounds stay bounds.
+Carlo. Step sizes are tuned by pilot chains beforehand, for each x and β: those that are weighted do
+not adapt, and the bounds stay bounds. Their gradient is by Fisher's identity, ∇ log p(x) =
+E ∇ log p(x, z) under the posterior, of the chains' ends and by their weights.
 """
 
 from functools import partial
@@ -51,7 +52,7 @@ class AISResult(NamedTuple):
 
 
 def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, s: AISSettings):
-    """Σ_t (β_{t+1} − β_t) log(p(x, z_t)/r(z_t)) along a chain, nats, and its mean acceptance.
+    """Σ_t (β_{t+1} − β_t) log(p(x, z_t)/r(z_t)) along a chain, nats, its end, mean acceptance.
 
     z_t is where the chain is after a move under π of β_t; `betas` rise or fall, and end at 0 or 1.
     """
@@ -71,13 +72,15 @@ def _anneal(target: Target, chain: Chain, betas: Array, steps: Array, key: Key, 
     jumps = jnp.arange(len(inner)) % max(1, s.jump_interval) == 0
     start = (chain, jnp.zeros([], chain.u.dtype))
     (chain, log_w), acceptance = lax.scan(one, start, (inner, betas[:-2], steps, keys, jumps))
-    return log_w + (betas[-1] - betas[-2]) * chain.ratio, jnp.mean(acceptance)
+    log_w = log_w + (betas[-1] - betas[-2]) * chain.ratio
+    return log_w, chain.u, jnp.mean(acceptance)
 
 
 def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: AISSettings):
     """AIS for one x; backwards from z, an exact draw of its posterior, where that is given."""
     key_fit, key_pilot, key_start, key_move = jax.random.split(key, 4)
-    target = build_target(model, params, key_fit, x, settings)
+    held = lax.stop_gradient(params)
+    target = build_target(model, held, key_fit, x, settings)
     at, steps, spreads = pilot(target, key_pilot, settings.num_leapfrog)
     betas = schedule(settings.schedule, settings.num_temperatures, at, spreads)
     if z is not None:
@@ -89,11 +92,15 @@ def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: 
         return _anneal(target, begin(target, u), betas, steps, key_move, settings)
 
     keys = (jax.random.split(k, settings.num_chains) for k in (key_start, key_move))
-    log_w, acceptance = jax.vmap(one_chain)(*keys)
+    log_w, ends, acceptance = jax.vmap(one_chain)(*keys)
     chains = settings.num_chains
     mean = mean_weight(lambda index: log_w[index][:, None], chains, chains)
     log_mean, effective = mean.log_likelihood[0], mean.effective_sample_size[0]
-    return AISResult(log_mean if z is None else -log_mean, effective, jnp.mean(acceptance))
+    at, weights = (target.place(ends), jax.nn.softmax(log_w)) if z is None else (z[None], 1.0)
+    log_joint = model.log_joint(params, x[None], at[:, None])[:, 0]
+    by_fisher = jnp.sum(weights * (log_joint - lax.stop_gradient(log_joint)))  # zero
+    bound = (log_mean if z is None else -log_mean) + by_fisher
+    return AISResult(bound, effective, jnp.mean(acceptance))
 
 
 @partial(jax.jit, static_argnames=("model", "settings"))

@@ -76,12 +76,14 @@ class Target(NamedTuple):
         ratio: [D] -> log p(x, z) − log r.
         draw: key -> u ~ r.
         locate: z [D] -> u.
+        place: u [..., D] -> z.
     """
 
     start: Callable[[Array], Array]
     ratio: Callable[[Array], Array]
     draw: Callable[[Key], Array]
     locate: Callable[[Array], Array]
+    place: Callable[[Array], Array]
 
 
 def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSettings) -> Target:
@@ -99,10 +101,10 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
     inverse = jax.scipy.linalg.solve_triangular(unit.scale_tril[0], eye, lower=True)
 
     def place(u):
-        return contrasts.unwhiten(u[None, None], unit)
+        return contrasts.unwhiten(u.reshape(-1, 1, dim), unit).reshape(u.shape)
 
     def prior(u):
-        return log_prior(place(u))[0, 0]
+        return log_prior(place(u))
 
     def fitted(u):
         return log_density_standard(jnp.sum(jnp.square(u)), dim, degrees) - log_scale
@@ -115,7 +117,7 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
         return jnp.logaddexp(prior(u) + math.log(share), fitted(u) + math.log1p(-share))
 
     def ratio(u):
-        return model.log_joint(params, x[None], place(u))[0, 0] - start(u)
+        return model.log_joint(params, x[None], place(u)[None, None])[0, 0] - start(u)
 
     def locate(z):
         return jnp.einsum("de,e->d", inverse, z - unit.mean[0])
@@ -126,7 +128,7 @@ def build_target(model: Any, params: Tree, key: Key, x: Array, settings: AISSett
         standard = jax.random.normal(key, (dim,), draws.dtype)
         return locate(jnp.where(of_prior, standard, sample_proposal(proposal, key)[0]))
 
-    return Target(start, ratio, draw, locate)
+    return Target(start, ratio, draw, locate, place)
 
 
 class Chain(NamedTuple):

@@ -53,9 +53,9 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
 
     def log_ratio(params, view: View, w_tilde):
         w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
-        level = view.features[None, :, -1] + 0.5 * dim * (1.0 + LOG_2PI)
+        level = view.context[None, :, -1] + 0.5 * dim * (1.0 + LOG_2PI)
         gain = density(view.x, w) - log_prior(w_tilde) - level
-        return critic.apply(params.critic, view.features[:, :-1], w_tilde, gain)
+        return critic.apply(params.critic, view.context[:, :-1], w_tilde, gain)
 
     def init(key):
         keys = jax.random.split(key, 3)
@@ -101,7 +101,7 @@ class AmortizedPosterior:
         Raises:
             ValueError: for x of another width, or a number below 1.
         """
-        x = np.asarray(x, np.float32)
+        x = jnp.asarray(x, jnp.float32)
         if x.ndim != 2 or x.shape[1:] != self.model.event_shape:
             raise ValueError(f"x had shape {x.shape}; allowed is [B, {self.model.event_shape[0]}]")
         if num_samples < 1:
@@ -167,29 +167,29 @@ def fit_amortized(
             not allowed.
         FloatingPointError: if training diverges.
     """
-    data = np.asarray(data, np.float32)
-    if data.ndim != 2 or not data.size or not np.isfinite(data).all():
-        raise ValueError(f"data had shape {data.shape}; allowed is [n, F], finite numbers")
+    rows = np.asarray(data, np.float32)
+    if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
+        raise ValueError(f"data had shape {rows.shape}; allowed is [n, F], finite numbers")
     check_settings(settings)
-    check_shape(partial(log_joint, jnp.asarray(data[0])), dim)
-    mean, scale = data.mean(axis=0), np.where(data.std(axis=0) > 0.0, data.std(axis=0), 1.0)
+    check_shape(partial(log_joint, jnp.asarray(rows[0])), dim)
+    mean, scale = rows.mean(axis=0), np.where(rows.std(axis=0) > 0.0, rows.std(axis=0), 1.0)
 
     def standardise(x):
-        return jnp.asarray((x - mean) / scale)
+        return jnp.asarray((np.asarray(x) - mean) / scale)
 
     def of_standardised(x, z):
         return log_joint(x * scale + mean, z)
 
-    model = _build(of_standardised, dim, data.shape[1], settings)
-    rows = min(ROWS, len(data))
-    draws = max(16, 3 * dim, settings.num_samples // rows)
+    model = _build(of_standardised, dim, rows.shape[1], settings)
+    batch = min(ROWS, len(rows))
+    draws = max(16, 3 * dim, settings.num_samples // batch)
     config = step_config(
-        dim, dim + EXTRA_NOISE, settings, batch_size=rows, num_samples=draws, decoder_samples=draws
+        dim, dim + EXTRA_NOISE, settings, batch_size=batch, num_samples=draws, decoder_samples=draws
     )
     keys = jax.random.split(key, 4)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])))
-    order = np.stack([rng.permutation(len(data))[:rows] for _ in range(settings.num_steps)])
-    x = np.asarray(standardise(data))
+    order = np.stack([rng.permutation(len(rows))[:batch] for _ in range(settings.num_steps)])
+    x = np.asarray(standardise(rows))
     params, elbo = train_on(model, config, keys[1], lambda at: x[order[at]], progress)
     step_size = jnp.ones([])
     if settings.transitions:

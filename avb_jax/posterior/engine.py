@@ -39,7 +39,7 @@ def build_model(coordinates: Coordinates, dim: int, width: int, depth: int) -> M
 
     def log_ratio(params, view: View, w_tilde):
         w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
-        level = view.features[None, :, 0] + 0.5 * dim * (1.0 + LOG_2PI)
+        level = view.context[None, :, 0] + 0.5 * dim * (1.0 + LOG_2PI)
         gain = log_joint(w, view.x) - log_prior(w_tilde) - level
         return critic.apply(params.critic, None, w_tilde, gain)
 

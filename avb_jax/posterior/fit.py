@@ -202,7 +202,10 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
     model = build_model(Coordinates(none, log_joint), dim, settings.width, settings.depth)
     like = (model.init(jax.random.key(0)), none, none, jnp.ones([]))
     with Checkpoints(directory) as checkpoints:
-        _, (params, moments, start, step_size) = checkpoints.restore(like)
+        restored = checkpoints.restore(like)
+    if restored is None:
+        raise ValueError(f"{directory} holds no posterior that was saved: its arrays are missing")
+    params, moments, start, step_size = restored[1]
     coordinates = Coordinates(start, log_joint)
     model = build_model(coordinates, dim, settings.width, settings.depth)
     transitions = Transitions(step_size, settings.transitions, settings.leapfrog)

@@ -92,7 +92,7 @@ class Posterior:
         """
         if count < 0:
             raise ValueError(f"count was {count}; allowed is 0 or more")
-        transitions = self.transitions._replace(count=count)
+        transitions = self.transitions._replace(number=count)
         of_sampler = (self.coordinates, self.model, self.params, self.moments)
         return Posterior(*of_sampler, transitions, self.settings, self.training_elbo)
 

@@ -59,7 +59,7 @@ class NumPyroPosterior:
             "posterior_predictive": {name: predicted[name] for name in observed},
             "sample_stats": {"lp": lp},
         }
-        groups = {
+        groups: dict[str, Any] = {
             group: {name: np.asarray(value)[None] for name, value in values.items()}
             for group, values in one_chain.items()
         }

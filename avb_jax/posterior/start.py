@@ -32,7 +32,7 @@ def check_shape(log_joint: LogDensity, dim: int) -> None:
             f"log_joint does not take an array of shape ({dim},), the dim that was given: {reason}"
         ) from error
     shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
-    if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"log_joint returned {dtype} of shape {shape}; allowed is one floating-point number"
         )

@@ -24,12 +24,12 @@ class Transitions(NamedTuple):
 
     Attributes:
         step_size: [], in units of q's standard deviations.
-        count: transitions.
+        number: of them.
         leapfrog: steps of each.
     """
 
     step_size: Array
-    count: int
+    number: int
     leapfrog: int
 
 
@@ -73,11 +73,11 @@ def transit(log_density: Callable, u: Array, key: Key, transitions: Transitions)
     Args:
         log_density: [D] -> log p, nats, in coordinates in which q has unit covariance.
     """
-    if not transitions.count:
+    if not transitions.number:
         return u, jnp.ones([], u.dtype)
 
     def one(u, key):
         return _move_all(log_density, u, transitions.step_size, key, transitions.leapfrog)
 
-    u, acceptance = jax.lax.scan(one, u, jax.random.split(key, transitions.count))
+    u, acceptance = jax.lax.scan(one, u, jax.random.split(key, transitions.number))
     return u, jnp.mean(acceptance)

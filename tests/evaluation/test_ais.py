@@ -80,6 +80,29 @@ def test_the_bounds_are_on_their_sides_of_the_truth(start):
         )
 
 
+def test_gradients_are_those_of_the_log_likelihood():
+    """Of both bounds, in W and in the noise: within 3 standard errors over 24 x of their own."""
+    model, params, x, z, _ = simulated(2)
+
+    def exact(params, x):
+        weight, scale = params
+        covariance = weight @ weight.T + jnp.square(scale) * jnp.eye(len(weight))
+        return jax.scipy.stats.multivariate_normal.logpdf(x, jnp.zeros(len(weight)), covariance)
+
+    with jax.numpy_rank_promotion("allow"):
+        truth = jax.jacobian(lambda p: jax.vmap(exact, (None, 0))(p, x))(params)
+    lower, upper = (
+        lambda p: ais_log_likelihood(model, p, jax.random.key(1), x, settings=BRIEF),
+        lambda p: ais_upper_bound(model, p, jax.random.key(2), x, z, settings=BRIEF),
+    )
+    for bound in (lower, upper):
+        found = jax.jacrev(lambda p, bound=bound: bound(p).log_likelihood)(params)
+        for ours, theirs in zip(found, truth, strict=True):
+            error = np.asarray(ours - theirs, np.float64).reshape(B, -1)
+            assert np.all(np.abs(error.mean(axis=0)) < SIGMAS * error.std(axis=0) / B**0.5 + 1e-3)
+            assert np.std(error) < np.std(theirs)
+
+
 def test_more_temperatures_are_nearer_to_the_truth():
     """From the prior, the farthest start, without jumps."""
     model, params, x, _, exact = simulated(1)
