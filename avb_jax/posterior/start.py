@@ -1,14 +1,16 @@
 """Where to start: a check of log p(z), and the moments of draws that short chains have moved.
 
-The draws are those of quasi-Newton paths (Zhang, Carpenter, Gelman and Vehtari, "Pathfinder:
-Parallel quasi-Newton variational inference", JMLR 2022), each path weighed by the exponential of
-its ELBO, so that they span the modes that count. Hamiltonian transitions then move them, in the
+The draws are those of Gaussians along quasi-Newton paths, of the curvature there, each path's best
+weighed by the exponential of its ELBO, so that they span the modes that count (Zhang, Carpenter,
+Gelman and Vehtari, "Pathfinder: Parallel quasi-Newton variational inference", JMLR 2022, with exact
+curvature, which few dimensions allow). Hamiltonian transitions then move them, in the
 coordinates of their own moments, which are taken anew each round.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from avb_jax.posterior.coordinates import Coordinates, LogDensity, Start
 from avb_jax.posterior.transitions import tune
@@ -16,7 +18,8 @@ from avb_jax.types import Array, Key
 
 PATHS = 16
 RADIUS = 2.0  # paths begin in the cube [−2, 2]^D, as Stan's chains do
-PATH_DRAWS, MOST_STEPS = 200, 100  # behind each path's ELBO; of a path
+CHECKPOINTS, STRIDE = 6, 10  # of each path, with so many steps to the next
+PATH_DRAWS, WIDEST = 100, 100.0  # behind each Gaussian's ELBO; its largest standard deviation
 POOL, ROUNDS, LEAPFROG = 512, 4, 8  # draws, rounds of chains, steps of each of their moves
 RUNAWAY = 1e3  # times the paths' spread, from which on the density cannot be a proper one
 
@@ -93,27 +96,58 @@ def _move(coordinates: Coordinates, z: Array, key: Key) -> Array:
 
 
 def _pathfind(log_joint: LogDensity, begin: Array, key: Key) -> Array:
-    """Draws of the paths' Gaussians, [POOL, D]."""
-    from blackjax.vi.multipathfinder import multi_approximate  # here: importing stays quick
+    """Draws of the best Gaussian along each path, [POOL, D], by its ELBO's exponential."""
 
     def guarded(z):
         value = log_joint(z)
         return jnp.where(jnp.isfinite(value), value, -1e30)
 
-    def run(key, begin):
-        return multi_approximate(key, guarded, begin, PATH_DRAWS, maxiter=MOST_STEPS)[0]
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        found = jax.jit(run)(key, begin)
-    draws = np.asarray(found.samples, np.float64)
-    elbo = np.mean(np.asarray(found.logp - found.logq, np.float64), axis=1)
-    usable = np.isfinite(elbo) & np.all(np.isfinite(draws), axis=(1, 2))
-    if not usable.any():
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    points = _paths(guarded, begin).reshape(-1, begin.shape[1])
+    hessians = jax.jit(jax.vmap(jax.hessian(guarded)))(points)
+    fine = np.isfinite(np.asarray(points)).all(-1) & np.isfinite(np.asarray(hessians)).all((1, 2))
+    if not fine.any():
         raise ValueError(
             "no quasi-Newton path from the starting points led to a density that could be "
             "evaluated; allowed is a log_joint that is finite around its modes"
         )
-    weights = np.where(usable, np.exp(elbo - np.max(elbo[usable])), 0.0)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    path = rng.choice(len(draws), POOL, p=weights / weights.sum())
-    return jnp.asarray(draws[path, rng.integers(0, PATH_DRAWS, POOL)], jnp.float32)
+    # Of the precision -H: its size in each direction, and no wider than WIDEST.
+    curvature, axes = np.linalg.eigh(np.where(fine[:, None, None], hessians, 0.0).astype(float))
+    widths = np.minimum(np.abs(curvature) ** -0.5, WIDEST)
+    noise = rng.normal(size=(len(points), PATH_DRAWS, begin.shape[1])) * widths[:, None]
+    draws = np.asarray(points, float)[:, None] + np.einsum("pde,pne->pnd", axes, noise)
+    evaluate = jax.jit(lambda z: jax.lax.map(jax.vmap(guarded), z))
+    log_p = np.asarray(evaluate(jnp.asarray(draws, jnp.float32)), float)
+    elbo = log_p.mean(axis=1) + np.log(widths).sum(axis=1)
+    elbo = np.where(fine & np.isfinite(elbo), elbo, -np.inf).reshape(CHECKPOINTS, -1)
+    best = np.argmax(elbo, axis=0)
+    weights = np.exp(elbo.max(axis=0) - elbo.max())
+    path = rng.choice(len(weights), POOL, p=weights / weights.sum())
+    chosen = draws[best[path] * len(weights) + path, rng.integers(0, PATH_DRAWS, POOL)]
+    return jnp.asarray(chosen, jnp.float32)
+
+
+def _paths(log_density: LogDensity, begin: Array) -> Array:
+    """Where L-BFGS is after every STRIDE steps from each start: [CHECKPOINTS, paths, D]."""
+    optimizer = optax.lbfgs()
+
+    def loss(z):
+        return -log_density(z)
+
+    def one(carry, _):
+        z, state = carry
+        value, gradient = jax.value_and_grad(loss)(z)
+        updates, state = optimizer.update(
+            gradient, state, z, value=value, grad=gradient, value_fn=loss
+        )
+        return (optax.apply_updates(z, updates), state), None
+
+    def stride(carry, _):
+        carry, _ = jax.lax.scan(one, carry, length=STRIDE)
+        return carry, carry[0]
+
+    def run(z):
+        return jax.lax.scan(stride, (z, optimizer.init(z)), length=CHECKPOINTS)[1]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return jax.jit(jax.vmap(run, out_axes=1))(begin)
