@@ -3,13 +3,14 @@
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FOLDS = 5
 HIDDEN = 10  # units of each of the classifier's two layers, for each dimension
 MOST_DRAWS = 4000  # of either sample, that the classifier sees
 
 
-def classifier_two_sample_test(draws, reference, *, seed: int = 0) -> float:
+def classifier_two_sample_test(draws: ArrayLike, reference: ArrayLike, *, seed: int = 0) -> float:
     """C2ST: held-out accuracy of a classifier of two samples; ½ where they cannot be told apart.
 
     Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR 2017; the network and the
@@ -29,21 +30,21 @@ def classifier_two_sample_test(draws, reference, *, seed: int = 0) -> float:
     from sklearn.model_selection import KFold, cross_val_score
     from sklearn.neural_network import MLPClassifier
 
-    draws, reference = (np.asarray(a, np.float64) for a in (draws, reference))
-    if draws.ndim != 2 or reference.ndim != 2 or draws.shape[1] != reference.shape[1]:
+    ours, theirs = (np.asarray(a, np.float64) for a in (draws, reference))
+    if ours.ndim != 2 or theirs.ndim != 2 or ours.shape[1] != theirs.shape[1]:
         raise ValueError(
-            f"draws had shape {draws.shape} and reference {reference.shape}; allowed are [n, D] "
+            f"draws had shape {ours.shape} and reference {theirs.shape}; allowed are [n, D] "
             "and [m, D]"
         )
-    if not (np.isfinite(draws).all() and np.isfinite(reference).all()):
+    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise ValueError("draws or reference held values that are not finite")
     rng = np.random.default_rng(seed)
-    count = min(len(draws), len(reference), MOST_DRAWS)
+    count = min(len(ours), len(theirs), MOST_DRAWS)
     if count < FOLDS:
         raise ValueError(f"the smaller sample had {count} draws; allowed is {FOLDS} or more")
-    scale = np.where(reference.std(axis=0) > 0.0, reference.std(axis=0), 1.0)
-    both = [a[rng.permutation(len(a))[:count]] for a in (draws, reference)]
-    x = (np.concatenate(both) - reference.mean(axis=0)) / scale
+    scale = np.where(theirs.std(axis=0) > 0.0, theirs.std(axis=0), 1.0)
+    both = [a[rng.permutation(len(a))[:count]] for a in (ours, theirs)]
+    x = (np.concatenate(both) - theirs.mean(axis=0)) / scale
     labels = np.repeat([0, 1], count)
     width = HIDDEN * x.shape[1]
     classifier = MLPClassifier((width, width), max_iter=200, early_stopping=True, random_state=seed)
@@ -53,7 +54,7 @@ def classifier_two_sample_test(draws, reference, *, seed: int = 0) -> float:
         return float(cross_val_score(classifier, x, labels, cv=folds).mean())
 
 
-def rank_statistics(draws, truth) -> np.ndarray:
+def rank_statistics(draws: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """Of simulation-based calibration: how many of L draws lie below the truth, [n, D].
 
     Where the posterior is right and the truth was drawn from the prior, ranks are uniform on 0 … L

@@ -158,7 +158,8 @@ def fit_numpyro(
 
     Args:
         model: a function with NumPyro's primitives, all of whose latents are continuous.
-        args, kwargs: the model's own. Observations given by name are left out, as None, where
+        *args: the model's own.
+        **kwargs: the model's own. Observations given by name are left out, as None, where
             `to_arviz` predicts new ones.
         key: the same key gives the same posterior; key(0) where unset.
         settings: see `Settings`.
