@@ -22,10 +22,16 @@ SMALL = {
         "TEST_IMAGES": 50,
         "EVALUATION_SAMPLES": 20,
     },
+    "03_your_own_model": {"NUM_STEPS": 20, "TRANSITIONS": 2, "DRAWS": 50},
     "04_inside_the_step": {"NUM_STEPS": 40, "NUM_SAMPLES": 8, "WIDTH": 8, "DRAWS": 50},
     "05_many_devices": {"NUM_STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 8},
 }
-SLOW = ("01_first_avb", "02_mnist", "05_many_devices")  # half a minute of compilation each
+SLOW = (
+    "01_first_avb",
+    "02_mnist",
+    "03_your_own_model",
+    "05_many_devices",
+)  # half a minute each
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -73,6 +79,8 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
         assert "the best possible: -1.3863" in printed
     if path.stem == "02_mnist":
         assert "is not prepared" in printed and "log p(x) ≥ -" in printed
+    if path.stem == "03_your_own_model":
+        assert "log evidence ≥ -" in printed and "posterior_predictive" in printed
     if path.stem == "04_inside_the_step":
         assert "'exp_as_written' has its optimum at T = 0" in printed
     if path.stem == "05_many_devices":
