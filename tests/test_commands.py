@@ -113,7 +113,7 @@ def test_reporting_writes_a_page(trained, command_environment, tmp_path):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-COMMANDS = "train evaluate sample report export explore toy critic_accuracy".split()
+COMMANDS = "train evaluate sample report export explore toy critic_accuracy posterior".split()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -6,6 +6,7 @@ from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.page import write_report
+from avb_jax.reporting.posteriors import posterior_line, posterior_table
 from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
 from avb_jax.reporting.snapshot import read_snapshot, take_snapshot
 from avb_jax.reporting.tables import (
@@ -39,6 +40,8 @@ __all__ = [
     "draw_traversals",
     "evaluation_table",
     "image_grid",
+    "posterior_line",
+    "posterior_table",
     "read_evaluation",
     "read_metrics",
     "read_snapshot",
