@@ -1,11 +1,5 @@
 """Adversarial Variational Bayes in JAX: implicit posteriors whose log-density a critic learns."""
 
-import os
-
-# XLA's thread pool is as large as the machine has cores. A batched solve waits in it for parts of
-# itself, and on two cores two solves at once wait for ever. Read when JAX starts its backend.
-os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
-
 from avb_jax import contrast, data, evaluation, objectives, posterior
 from avb_jax.config import Config
 from avb_jax.critic_fit import Calibration, CriticFit, fit_critic

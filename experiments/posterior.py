@@ -9,8 +9,13 @@ draws, or posteriordb's. C2ST is 0.5 where a classifier cannot tell draws from t
 given twice: with the Hamiltonian transitions that end its sampler, and without.
 """
 
+import os
 import time
 from pathlib import Path
+
+# XLA's thread pool is as large as the machine has cores. A batched solve waits in it for parts of
+# itself, and on two cores two solves at once wait for ever. Read when JAX starts its backend.
+os.environ.setdefault("NPROC", "8")
 
 import jax
 import numpy as np
