@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from avb_jax import contrast as contrasts
-from avb_jax.contrast import Contrast
-from avb_jax.densities import LOG_2PI, draw_kernel, log_prior
+from avb_jax.densities import draw_kernel, log_prior
 from avb_jax.model import Model
 from avb_jax.networks.encoders import Trunk
 from avb_jax.posterior.coordinates import Coordinates, Start
-from avb_jax.posterior.engine import EXTRA_NOISE
+from avb_jax.posterior.engine import EXTRA_NOISE, gain_of, of_density
 from avb_jax.posterior.fit import DEFAULTS, Settings, check_settings, step_config, train_on
 from avb_jax.posterior.networks import GainCritic, Sampler
 from avb_jax.posterior.start import check_shape
@@ -33,14 +32,14 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
     critic = GainCritic(settings.width, settings.depth)
     noise_dim = dim + EXTRA_NOISE
 
-    def density(x, w):
+    def density(w, x):
         def of_row(x, w):
             return Coordinates(unit, partial(log_joint, x)).log_density(w)
 
         return jax.vmap(jax.vmap(of_row), (None, 0))(x, w)
 
     def score(x, w):
-        return jax.grad(lambda w: jnp.sum(density(x, w[None])))(w)
+        return jax.grad(lambda w: jnp.sum(density(w[None], x)))(w)
 
     def encode(params, key, x, num_samples):
         keys = jax.random.split(key)
@@ -48,13 +47,11 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
         noise = jax.random.normal(keys[0], (num_samples, len(x), noise_dim), x.dtype)
         kernel = sampler.apply(params.encoder["sampler"], h, *guess, noise)
         w = draw_kernel(keys[1], kernel)
-        level = jnp.mean(density(x, jax.lax.stop_gradient(w)), axis=0)
+        level = jnp.mean(density(jax.lax.stop_gradient(w), x), axis=0)
         return Encoding(w, kernel=kernel, features=jnp.concatenate([h, level[:, None]], axis=-1))
 
     def log_ratio(params, view: View, w_tilde):
-        w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
-        level = view.context[None, :, -1] + 0.5 * dim * (1.0 + LOG_2PI)
-        gain = density(view.x, w) - log_prior(w_tilde) - level
+        gain = gain_of(density, view, w_tilde)
         return critic.apply(params.critic, view.context[:, :-1], w_tilde, gain)
 
     def init(key):
@@ -66,17 +63,7 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
         psi = critic.init(keys[2], h, w, w[..., 0])
         return Params({"trunk": of_trunk, "sampler": of_sampler}, {}, psi)
 
-    return Model(
-        event_shape=(features,),
-        latent_dim=dim,
-        init=init,
-        encode=encode,
-        decode=lambda _, w: w,
-        log_likelihood=lambda w, x: density(x, w) - log_prior(w),
-        mean=lambda w: w,
-        log_ratio=log_ratio,
-        contrast=Contrast("moments", "full"),
-    )
+    return of_density(density, features, dim, init=init, encode=encode, log_ratio=log_ratio)
 
 
 class AmortizedPosterior:

@@ -4,6 +4,8 @@ The "data point" x of an unconditional posterior is the inverse temperature β, 
 goes from the start's Gaussian to p by p^β N(w; 0, I)^(1−β).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -13,9 +15,35 @@ from avb_jax.densities import LOG_2PI, draw_kernel, log_prior
 from avb_jax.model import Model
 from avb_jax.posterior.coordinates import Coordinates
 from avb_jax.posterior.networks import GainCritic, Sampler
-from avb_jax.types import Encoding, Params, View
+from avb_jax.types import Array, Encoding, Params, View
 
 EXTRA_NOISE = 2  # N − D
+
+
+def of_density(
+    log_joint: Callable[[Array, Array], Array], features: int, dim: int, **networks: Callable
+) -> Model:
+    """The engine's model of (w [S, B, D], x [B, F]) -> log p [S, B]: decoding does nothing.
+
+    Args:
+        networks: `init`, `encode` and `log_ratio` of the `Model`.
+    """
+    return Model(
+        event_shape=(features,),
+        latent_dim=dim,
+        decode=lambda _, w: w,
+        log_likelihood=lambda w, x: log_joint(w, x) - log_prior(w),
+        mean=lambda w: w,
+        contrast=Contrast("moments", "full"),
+        **networks,
+    )
+
+
+def gain_of(log_joint: Callable[[Array, Array], Array], view: View, w_tilde: Array) -> Array:
+    """log p − log r at w̃, less its mean under q: [S, B] nats. The last feature is E_q log p."""
+    w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
+    level = view.context[None, :, -1] + 0.5 * w.shape[-1] * (1.0 + LOG_2PI)
+    return log_joint(w, view.x) - log_prior(w_tilde) - level
 
 
 def build_model(coordinates: Coordinates, dim: int, width: int, depth: int) -> Model:
@@ -38,9 +66,7 @@ def build_model(coordinates: Coordinates, dim: int, width: int, depth: int) -> M
         return Encoding(w, kernel=kernel, features=level[:, None])
 
     def log_ratio(params, view: View, w_tilde):
-        w = contrasts.unwhiten(w_tilde, jax.lax.stop_gradient(view.reference))
-        level = view.context[None, :, 0] + 0.5 * dim * (1.0 + LOG_2PI)
-        gain = log_joint(w, view.x) - log_prior(w_tilde) - level
+        gain = gain_of(log_joint, view, w_tilde)
         return critic.apply(params.critic, None, w_tilde, gain)
 
     def init(key):
@@ -50,14 +76,4 @@ def build_model(coordinates: Coordinates, dim: int, width: int, depth: int) -> M
         phi = sampler.init(keys[0], None, one[0], eye, jnp.zeros((1, 1, noise_dim)))
         return Params(phi, {}, critic.init(keys[1], None, one, one[..., 0]))
 
-    return Model(
-        event_shape=(1,),
-        latent_dim=dim,
-        init=init,
-        encode=encode,
-        decode=lambda _, w: w,
-        log_likelihood=lambda w, x: log_joint(w, x) - log_prior(w),
-        mean=lambda w: w,
-        log_ratio=log_ratio,
-        contrast=Contrast("moments", "full"),
-    )
+    return of_density(log_joint, 1, dim, init=init, encode=encode, log_ratio=log_ratio)

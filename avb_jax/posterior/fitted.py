@@ -117,9 +117,7 @@ class Posterior:
     def elbo(self, key: Key) -> ELBO:
         """The ELBO between its bounds, nats: see `ELBO`."""
         keys = jax.random.split(key)
-        w = self._draw(keys[0], DRAWS)
-        log_p = jax.jit(jax.vmap(self.coordinates.log_density))(w)
-        terms = np.asarray(log_p - self.critic.log_density(w), np.float64)
+        terms = np.asarray(self._log_weights(keys[0]), np.float64)
         estimate, excess = terms.mean(), self.critic.calibration.reference_mean_ratio - 1.0
         bracket = elbo_bracket(
             self.model, self.params, keys[1], jnp.ones((1, 1)),
@@ -142,9 +140,7 @@ class Posterior:
 
     def pareto_k(self, key: Key) -> float:
         """k̂ of p/q̂ at draws of q, an estimate, for log q̂ is: above 0.7, do not trust q's tails."""
-        w = self._draw(key, DRAWS)
-        log_p = jax.jit(jax.vmap(self.coordinates.log_density))(w)
-        return float(pareto_k((log_p - self.critic.log_density(w))[None])[0])
+        return float(pareto_k(self._log_weights(key)[None])[0])
 
     def save(self, directory: str | Path) -> None:
         """Writes all but the density itself into a directory: see `load`."""
@@ -157,6 +153,12 @@ class Posterior:
             "dim": self.dim, "settings": self.settings._asdict(), "elbo": float(self.training_elbo)
         }  # fmt: skip
         write_atomically(directory / FILE, json.dumps(about, indent=2).encode())
+
+    def _log_weights(self, key: Key) -> Array:
+        """log p/q̂ at draws of q, [DRAWS] nats."""
+        w = self._draw(key, DRAWS)
+        log_p = jax.jit(jax.vmap(self.coordinates.log_density))(w)
+        return log_p - self.critic.log_density(w)
 
     def _arrays(self) -> tuple:
         return self.params, self.moments, self.coordinates.start, self.transitions.step_size
