@@ -21,8 +21,9 @@ DATA_LOADING = ("auto", "memory", "stream")
 BINARIZATIONS = ("dynamic", "static", "threshold", "none")
 LIKELIHOODS = ("bernoulli", "gaussian", "logistic")
 IMPLICIT_ENCODERS = ("noise-mlp", "noise-conv", "basis")
-EXPLICIT_ENCODERS = ("gaussian", "gaussian-full")
+EXPLICIT_ENCODERS = ("gaussian", "gaussian-full", "iaf")
 ENCODERS = IMPLICIT_ENCODERS + EXPLICIT_ENCODERS
+TRUNKS = ("mlp", "conv")
 DECODERS = ("mlp", "conv")
 CRITICS = ("residual", "informed", "inner-product", "unconditional")
 CONTRASTS = ("prior", "moments", "learned")
@@ -64,7 +65,10 @@ class Config:
         4.0, "of images that data_loading=auto keeps in memory", above=0.0, same_run=True
     )
     data_workers: int = option(
-        1, "processes that read streamed images ahead; 0: threads", at_least=0, same_run=True
+        0,
+        "processes that read streamed images ahead; 0: threads of this one",
+        at_least=0,
+        same_run=True,
     )
     binarization: str = option(
         "dynamic",
@@ -76,11 +80,14 @@ class Config:
     )
     latent_dim: int = option(8, "D, dimension of z", at_least=1)
     noise_dim: int | None = option(None, "N, dimension of ε (unset: D)", at_least=1)
-    encoder: str = option("basis", "q(z|x); the last two are explicit", choices=ENCODERS)
+    encoder: str = option("basis", "q(z|x); the last three are explicit", choices=ENCODERS)
+    trunk: str = option("mlp", "network of x in the encoder", choices=TRUNKS)
     decoder: str = option("mlp", "network of p(x|z)", choices=DECODERS)
-    width: int = option(512, "units of each hidden layer, encoder and decoder", at_least=1)
+    width: int = option(512, "units of each dense hidden layer, encoder and decoder", at_least=1)
     depth: int = option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
-    head_width: int = option(128, "units of each layer of noise-mlp's head", at_least=1)
+    head_width: int = option(
+        128, "units of each layer of noise-mlp's head, or of iaf's steps", at_least=1
+    )
     head_depth: int = option(2, "residual layers of noise-mlp's head", at_least=1)
     refinements: int | None = option(
         None,
@@ -114,7 +121,7 @@ class Config:
     contrast: str | None = option(
         None,
         "r(z|x), what the critic compares q with (unset: moments; an explicit encoder has its "
-        "analytic KL to the prior)",
+        "exact KL to the prior)",
         choices=CONTRASTS,
     )
     covariance: str = option("full", "of the moments contrast", choices=COVARIANCES)
@@ -171,7 +178,7 @@ class Config:
         if self.explicit and self.contrast in ("moments", "learned"):
             raise ValueError(
                 f"contrast was {self.contrast!r} with the explicit encoder {self.encoder!r}, whose "
-                f"KL is analytic; leave it unset, or take one of {', '.join(IMPLICIT_ENCODERS)}"
+                f"KL is exact; leave it unset, or take one of {', '.join(IMPLICIT_ENCODERS)}"
             )
         if not self.explicit and self.encoder != "basis" and self.noise < self.latent_dim:
             raise ValueError(

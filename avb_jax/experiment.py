@@ -73,7 +73,7 @@ def _fail(error: Exception | str) -> None:
 def _is_ours(error: BaseException) -> bool:
     """Whether this package raised it, as a sentence to the user."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith(("avb_jax", "__main__"))
+    return frame.f_globals.get("__name__", "").startswith(("avb_jax", "__main__", "posteriors"))
 
 
 def define_training_flags(**defaults) -> None:
@@ -169,8 +169,13 @@ def _measured(entry: dict) -> tuple:
     return tuple(entry.get(key) for key in ("split", "name", "kind", "method"))
 
 
-def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[dict]:
-    """Trains by the flags, with figures on the way, then evaluates, in the first process alone."""
+def train_and_evaluate(
+    config: Config, workdir: Path, dataset: Dataset, settings: EvaluationSettings | None = None
+) -> list[dict]:
+    """Trains, with figures on the way, then evaluates, in the first process alone.
+
+    By the flags of `define_evaluation_flags`, where no settings are given.
+    """
     board = TensorBoardWriter(workdir / "tensorboard") if flags.FLAGS.tensorboard else None
 
     def show(run: Run) -> None:
@@ -190,7 +195,7 @@ def train_and_evaluate(config: Config, workdir: Path, dataset: Dataset) -> list[
         if not processes.is_first():
             return []
         show(run)
-    return evaluate(run, dataset, workdir, evaluation_settings())
+    return evaluate(run, dataset, workdir, settings or evaluation_settings())
 
 
 def measure_cases(

@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from avb_jax import contrast as contrasts
+from avb_jax import inverse_flow
 from avb_jax.config import Config
 from avb_jax.contrast import Contrast
 from avb_jax.densities import LIKELIHOODS, log_prior
-from avb_jax.networks import critics, decoders, encoders
+from avb_jax.networks import critics, decoders, encoders, flows
 from avb_jax.types import (
     Array,
     DecodeFn,
     DrawFn,
     EncodeFn,
+    Flow,
     InitFn,
     Key,
     LogLikelihoodFn,
@@ -109,6 +111,8 @@ class Model(NamedTuple):
         """
         x = jnp.asarray(x)
         encoding = self.encode(params, key, x, POSTERIOR_DRAWS)
+        if isinstance(encoding.density, Flow):
+            return inverse_flow.log_density(z, encoding.density)
         if encoding.density is not None:
             return contrasts.log_density(z, encoding.density)
         if self.log_ratio is None:
@@ -129,11 +133,14 @@ def _build_encoder(config: Config):
         return encoders.NoiseConv(dim, noise, config.width, dtype)
     full = config.encoder != "gaussian"
     sizes = (dim, config.width, config.depth, config.refinement_steps)
-    trunk = encoders.Trunk(*sizes, full=full, dtype=dtype)
+    conv = config.trunk == "conv"
+    trunk = encoders.Trunk(*sizes, full=full, convolutional=conv, dtype=dtype)
     if config.encoder == "noise-mlp":
         return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth, dtype)
     if config.encoder == "basis":
         return encoders.Basis(trunk, noise, config.num_bases)
+    if config.encoder == "iaf":
+        return flows.FlowEncoder(trunk, config.head_width)
     return encoders.GaussianEncoder(trunk)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def option(default, help, *, choices=None, at_least=None, above=None, below=None, same_run=False):
@@ -20,6 +20,14 @@ def type_of(field: dataclasses.Field) -> type:
         return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
     assert isinstance(field.type, type)
     return field.type
+
+
+def check_choices(name: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises ValueError, in a sentence, where some of what was given is not allowed."""
+    if unknown := set(given) - set(allowed):
+        raise ValueError(
+            f"{name} had {', '.join(sorted(unknown))}; allowed are {', '.join(allowed)}"
+        )
 
 
 def check_option(field: dataclasses.Field, value) -> None:

@@ -13,7 +13,7 @@ from avb_jax import objectives
 from avb_jax.config import Config
 from avb_jax.densities import log_prior
 from avb_jax.model import Model
-from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree, View
+from avb_jax.types import Array, Encoding, Flow, Key, Params, Tree, View
 
 Metrics = dict[str, Array]
 
@@ -28,7 +28,8 @@ class Draws(NamedTuple):
         cross_entropy: −log p(z) in nats, [S, B], or [1, B], its mean where the moments tell it.
         z_tilde: [S, B, D], z in the contrast's coordinates.
         log_scale: [B], ½ log|C| of the contrast, nats.
-        density: q itself, where it is Gaussian; else None.
+        kl: KL(q‖p) of an explicit encoder in nats, [1, B], or a draw's share in it, [S, B], where
+            q is a flow; else None.
         view: what the critic sees beside z̃; None without a critic.
     """
 
@@ -37,7 +38,7 @@ class Draws(NamedTuple):
     cross_entropy: Array
     z_tilde: Array
     log_scale: Array
-    density: Gaussian | None
+    kl: Array | None
     view: View | None
 
 
@@ -67,10 +68,8 @@ class Players(NamedTuple):
         encoding = model.encode(held._replace(encoder=phi), key, x, self.config.samples)
         decoded, z = self._decoded(encoding), encoding.z
         if model.log_ratio is None:
-            if encoding.density is None:
-                raise ValueError("log_ratio was None, with an encoding that has no density of q")
             zero = jnp.zeros(x.shape[0], z.dtype)
-            return Draws(z, decoded, zero[None], z, zero, encoding.density, None), encoding
+            return Draws(z, decoded, zero[None], z, zero, _exact_kl(encoding), None), encoding
         reference = model.contrast.reference(params.critic, x, encoding)
         if self.as_written:  # there q moves through z alone
             reference = jax.lax.stop_gradient(reference)
@@ -135,10 +134,19 @@ class Players(NamedTuple):
     def elbo_terms(self, theta: Tree, draws: Draws, x: Array) -> tuple[Array, Array]:
         """Mean reconstruction, and mean KL(q‖p) less the critic's share E_q[s], in nats."""
         reconstruction = self._reconstruction(theta, draws.decoded, x)
-        if draws.density is not None:
-            return reconstruction, jnp.mean(objectives.kl_to_prior(draws.density))
+        if draws.kl is not None:
+            return reconstruction, jnp.mean(draws.kl)
         entropy = jnp.mean(self.minus_log_contrast(draws))
         return reconstruction, jnp.mean(draws.cross_entropy) - entropy
+
+
+def _exact_kl(encoding: Encoding) -> Array:
+    if encoding.density is None:
+        raise ValueError("log_ratio was None, with an encoding that has no density of q")
+    if isinstance(encoding.density, Flow):
+        assert encoding.log_q is not None  # it comes with a flow
+        return encoding.log_q - log_prior(encoding.z)
+    return objectives.kl_to_prior(encoding.density)[None]
 
 
 class Linearisation(NamedTuple):

@@ -54,13 +54,42 @@ class Kernel(NamedTuple):
     scale_tril: Array
 
 
+class Autoregression(NamedTuple):
+    """A step of an inverse autoregressive flow, u_d -> μ_d(u_<d) + σ_d(u_<d) u_d.
+
+    Attributes:
+        context: [B, H], what x adds to the hidden units.
+        into: [D, H], weights of u.
+        out: [H, 2 D], weights of the hidden units in μ and log σ.
+        bias: [B, 2 D], what x adds to those.
+    """
+
+    context: Array
+    into: Array
+    out: Array
+    bias: Array
+
+
+class Flow(NamedTuple):
+    """q(z|x), where z = mean + scale_tril u and u is N(0, I) moved by autoregressive steps.
+
+    Attributes:
+        base: the Gaussian that q is without its steps.
+        steps: the first is taken first.
+    """
+
+    base: Gaussian
+    steps: tuple[Autoregression, ...]
+
+
 class Encoding(NamedTuple):
     """What an encoder returns: draws of q(z|x), and what it knows of q beside them.
 
     Attributes:
         z: [S, B, D], draws of q(z|x).
         moments: those of q(z|x), where they are linear algebra; None where only draws tell.
-        density: q(z|x) itself, where it is Gaussian (an explicit encoder); else None.
+        density: q(z|x) itself, of an explicit encoder; else None.
+        log_q: [S, B], log q(z|x) of these draws in nats, where that is a `Flow`; else None.
         features: [B, F], all that q(z|x) depends on x by, for the critic to condition on; None
             where there is no such trunk, and the critic sees x.
         kernel: q(z|x, ε) at the noise behind each draw, where the encoder is semi-implicit.
@@ -70,7 +99,8 @@ class Encoding(NamedTuple):
 
     z: Array
     moments: Moments | None = None
-    density: Gaussian | None = None
+    density: Gaussian | Flow | None = None
+    log_q: Array | None = None
     features: Array | None = None
     kernel: Kernel | None = None
     mirror: Array | None = None

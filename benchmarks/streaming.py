@@ -29,7 +29,7 @@ flags.DEFINE_string("output", "results/streaming", "directory of what was measur
 flags.DEFINE_string("data_dir", None, "directory of prepared TFDS data sets (unset: TFDS's own)")
 flags.DEFINE_integer("repeats", 5, "runs of either kind", lower_bound=1)
 flags.DEFINE_integer("stream_length", 2_000_000, "images made on the fly", lower_bound=1000)
-flags.DEFINE_integer("data_workers", 2, "processes that read ahead", lower_bound=0)
+flags.DEFINE_integer("data_workers", 0, "processes that read ahead; 0: threads", lower_bound=0)
 CALLS = 4  # device calls that are timed in each run, after the first two
 
 

@@ -1,9 +1,11 @@
 """Trains AVB, or a VAE, on images; then evaluates it and draws its figures.
 
     python experiments/train.py
+    python experiments/train.py --sweep=seed=0,1,2 --sweep=critic_steps=1,2
 
-trains on scikit-learn's digits for some two minutes on two cores, into runs/digits, and
-prints the test log-likelihood. A run that was stopped goes on when the command is repeated.
+The first trains on scikit-learn's digits for some two minutes on two cores, into runs/digits, and
+prints the test log-likelihood. The second makes six runs, in runs/digits too, and a table of them.
+What was stopped goes on when the command is repeated.
 """
 
 import dataclasses
@@ -13,9 +15,11 @@ from absl import flags
 
 import avb_jax as avb
 from avb_jax import data, experiment, processes, reporting
+from avb_jax import sweep as sweeps
 from avb_jax.options import from_flags
 
 experiment.define_training_flags()
+sweeps.define_sweep_flags()
 flags.DEFINE_bool("compare", False, "also train a diagonal Gaussian VAE, in WORKDIR/gaussian")
 
 
@@ -23,21 +27,18 @@ def main() -> None:
     config = from_flags(avb.Config, flags.FLAGS)
     if flags.FLAGS.compare and config.encoder == "gaussian":
         raise ValueError("compare was given with encoder 'gaussian'; allowed is any other")
-    if flags.FLAGS.compare and flags.FLAGS.distributed:
-        raise ValueError("compare was given with distributed; allowed is one run at a time")
+    several = [name for name in ("compare", "sweep") if flags.FLAGS[name].value]
+    if several and flags.FLAGS.distributed or len(several) > 1:
+        given = "distributed" if flags.FLAGS.distributed else several[1]
+        raise ValueError(f"{several[0]} was given with {given}; allowed is one of them")
     workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+    if flags.FLAGS.sweep:
+        rows = sweeps.sweep(config, workdir, experiment.evaluation_settings())
+        return print(reporting.sweep_table(rows))
     dataset = data.load_for(config)
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
     if flags.FLAGS.compare:
-        vae = dataclasses.replace(
-            config,
-            encoder="gaussian",
-            refinements=None,
-            contrast=None,
-            num_samples=None,
-            decoder_samples=None,
-            critic_samples=None,
-        )
+        vae = dataclasses.replace(config, encoder="gaussian", **sweeps.EXPLICIT)
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 
     if not processes.is_first():

@@ -113,7 +113,10 @@ def test_reporting_writes_a_page(trained, command_environment, tmp_path):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-COMMANDS = "train evaluate sample report export explore toy critic_accuracy posterior".split()
+COMMANDS = (
+    "train evaluate sample report export explore toy mnist fashion_mnist omniglot celeba "
+    "critic_accuracy posterior eight_schools calibration robustness"
+).split()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

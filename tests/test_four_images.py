@@ -94,8 +94,8 @@ def test_the_default_settings_reach_the_target(seed, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
     environment |= {"PYTHONPATH": str(root), "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run(
-        [*command, f"--workdir={tmp_path}/run"], check=True, capture_output=True, env=environment
+        [*command, f"--workdir={tmp_path}"], check=True, capture_output=True, env=environment
     )
-    entries = json.loads((tmp_path / "run/evaluation.json").read_text())
+    entries = json.loads((tmp_path / "avb/evaluation.json").read_text())
     exact = next(entry["value"] for entry in entries if entry["kind"] == "exact")
     assert -1.400 <= exact <= LIMIT + 1e-5

@@ -44,7 +44,7 @@ Pair = tuple[np.ndarray | Stream, np.ndarray | None]
 Arrays = tuple[np.ndarray, np.ndarray | None]
 
 _CHUNK = 1000
-_FORMAT = 1  # of the cache; to be raised when what is read changes
+_FORMAT = 2  # of the cache; to be raised when what is read changes
 
 
 def read(name: str, data_dir: str | None, progress: bool, memory_limit: float) -> Sequence[Pair]:
@@ -105,14 +105,23 @@ def _not_prepared(name: str, directory: Path) -> str:
 
 
 def _streams(name: str, builder: Any) -> list[Pair]:
+    import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    image = partial(_image, name, builder.info.features["image"])
     return [
-        (Stream(builder.as_data_source(split), partial(_image, name)), None)
+        (Stream(builder.as_data_source(split, deserialize_method=raw), image), None)
         for split in SPLITS[name]
     ]
 
 
-def _image(name: str, example: dict[str, Any]) -> np.ndarray:
-    return _TRANSFORMS.get(name, lambda image: image)(example["image"])
+def _image(name: str, feature: Any, record: bytes) -> np.ndarray:
+    """The image of a record: TFDS's own way through all its features takes twice as long."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    encoded = tf_example_pb2.Example.FromString(record).features.feature["image"]
+    image = feature.decode_example_np(encoded.bytes_list.value[0])
+    return _TRANSFORMS.get(name, lambda image: image)(image)
 
 
 def _cached(name: str, builder: Any, progress: bool) -> list[Arrays]:

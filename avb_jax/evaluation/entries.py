@@ -11,6 +11,7 @@ from avb_jax.evaluation.importance import evaluate_log_likelihood
 from avb_jax.evaluation.iwae import evaluate_iwae, is_explicit
 from avb_jax.evaluation.latent import (
     ACTIVE,
+    PROBE_FOLDS,
     aggregate_kl,
     describe_posteriors,
     linear_probe_accuracy,
@@ -19,10 +20,12 @@ from avb_jax.evaluation.latent import (
 from avb_jax.evaluation.quadrature import quadrature_log_likelihood
 
 QUADRATURE_BATCH = 1000  # the grid is decoded once for each batch
+LEAST_DRAWS = 2000  # of q(z), behind its divergence from the prior, where there are few x
 UNRELIABLE_K = 0.7  # k̂ above which importance sampling is not to be trusted
 
 
 def by_importance(model, params, key, images, num_samples: int, options, kept) -> list[Entry]:
+    """log p(x) from below, by a Student t fitted to draws of q."""
     found = evaluate_log_likelihood(
         model, params, key, images, num_samples=num_samples, kept=kept, **options
     )
@@ -41,6 +44,8 @@ def by_importance(model, params, key, images, num_samples: int, options, kept) -
 
 
 def by_quadrature(model, params, images, kept) -> list[Entry]:
+    """log p(x) on a grid over z, D <= 2."""
+
     def exact(_, x):
         return {"exact": quadrature_log_likelihood(model, params, x)}
 
@@ -50,6 +55,7 @@ def by_quadrature(model, params, images, kept) -> list[Entry]:
 
 
 def by_iwae(model, params, key, images, num_samples: int, options, kept) -> list[Entry]:
+    """log p(x) from below, by the importance-weighted bound of this K."""
     found = evaluate_iwae(model, params, key, images, num_samples=num_samples, kept=kept, **options)
     entry = {
         "name": "log_likelihood",
@@ -64,6 +70,7 @@ def by_iwae(model, params, key, images, num_samples: int, options, kept) -> list
 
 
 def by_ais(model, params, key, images, ais: AISSettings, options, kept) -> list[Entry]:
+    """log p(x) from below, by annealed importance sampling."""
     found = evaluate_ais(model, params, key, images, settings=ais, kept=kept, **options)
     entry = {
         "name": "log_likelihood",
@@ -78,6 +85,7 @@ def by_ais(model, params, key, images, ais: AISSettings, options, kept) -> list[
 
 
 def by_bdmc(model, params, key, count: int, ais: AISSettings, options, kept) -> list[Entry]:
+    """log p(x) from below and from above, of x that the model made: bidirectional Monte Carlo."""
     found = bidirectional(model, params, key, count, settings=ais, kept=kept, **options)
     common = {
         "name": "log_likelihood of simulated x",
@@ -91,7 +99,8 @@ def by_bdmc(model, params, key, count: int, ais: AISSettings, options, kept) -> 
 
 
 def of_latents(model, params, key, images, labels, fit_steps: int, options, kept) -> list[Entry]:
-    key_draws, key_fit = jax.random.split(key)
+    """What `evaluation.latent` tells of q(z|x), of q(z), and of a linear probe of labels."""
+    key_draws, key_fit, key_few = jax.random.split(key, 3)
     found = describe_posteriors(model, params, key_draws, images, **options)
     n, dim = found["draw"].shape
     active = float(np.sum(unit_activities(found["means"]) > ACTIVE)) if n > 1 else float("nan")
@@ -101,14 +110,17 @@ def of_latents(model, params, key, images, labels, fit_steps: int, options, kept
         {"name": "active_units", "value": active, "unit": f"of {dim}", "n": n},
     ]
     if fit_steps:
-        x = images[np.arange(n)]
+        x, draws = images[np.arange(n)], found["draw"]
+        if n < LEAST_DRAWS:  # as many of each x as make a steady mean
+            draws = model.sample_posterior(params, key_few, x, -(-LEAST_DRAWS // n))
+            draws = draws.reshape(-1, dim)
         ratio = aggregate_kl(
-            model, params, key_fit, x, found["draw"],
-            max_steps=fit_steps, progress=options["progress"],
-        )  # fmt: skip
-        entries.append({"name": "aggregate_kl", **summarise(ratio)})
-        entries.append({"name": "mutual_information", **summarise(found["rate"] - ratio)})
-    if labels is not None:
+            model, params, key_fit, x, draws, max_steps=fit_steps, progress=options["progress"]
+        )
+        entries.append({"name": "aggregate_kl", **summarise(ratio), "n": n})
+        information = summarise(found["rate"] - ratio.reshape(-1, n).mean(axis=0))
+        entries.append({"name": "mutual_information", **information})
+    if labels is not None and n >= PROBE_FOLDS:
         accuracy = linear_probe_accuracy(found["means"].mean(axis=1), labels[:n])
         error = (accuracy * (1.0 - accuracy) / n) ** 0.5
         entry = {"name": "probe_accuracy", "value": accuracy, "stderr": error, "n": n}

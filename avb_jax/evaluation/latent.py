@@ -78,7 +78,7 @@ def aggregate_kl(
     max_steps: int,
     progress: bool = False,
 ) -> np.ndarray:
-    """log q̂(z) − log p(z) at a draw of each q(z|x), nats: [n]; its mean estimates KL(q(z)‖p(z)).
+    """log q̂(z) − log p(z) at draws of each q(z|x), nats: [m]; its mean estimates KL(q(z)‖p(z)).
 
     q(z) = E_x q(z|x) is the aggregate posterior, over these x (Hoffman and Johnson, "ELBO
     surgery", 2016; Makhzani et al. 2016), and its density that of a critic fitted to its draws,
@@ -90,7 +90,7 @@ def aggregate_kl(
         params: its parameters.
         key: of the fit.
         x: [n, ...].
-        draws: [n, D], one z ~ q(z|x) for each x, that the fit has not seen.
+        draws: [m, D], as many z ~ q(z|x) for each x, that the fit has not seen.
         max_steps: see `fit_critic`.
         progress: whether to show a bar.
     """

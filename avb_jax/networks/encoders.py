@@ -18,6 +18,7 @@ from avb_jax.networks.layers import (
     CONV_FEATURES,
     MLP,
     Convolution,
+    Convolutions,
     downsampled_sizes,
     flatten_images,
     triangular,
@@ -50,7 +51,7 @@ class TriangularScale(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What every posterior of an MLP starts from: features of x [B, F] and a `Gaussian` guess.
+    """What every posterior but `noise-conv` starts from: features of x [B, F], a `Gaussian` guess.
 
     The guess is linear in the features, m and L, and then corrected `refinements` times by a
     network that has seen the score at m (iterative amortised inference: Marino, Yue and Mandt,
@@ -65,12 +66,16 @@ class Trunk(nn.Module):
     refinements: int = 0
     refinement_width: int = 256
     full: bool = True
+    convolutional: bool = False
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Gaussian]:
         dim, width = self.latent_dim, self.refinement_width
-        features = [MLP(self.width, self.depth, self.dtype)(flatten_images(x))]
+        if self.convolutional:
+            features = [Convolutions(self.width, self.dtype)(x)]
+        else:
+            features = [MLP(self.width, self.depth, self.dtype)(flatten_images(x))]
         dense = partial(nn.Dense, width, dtype=self.dtype)
         m, scale = nn.Dense(dim)(features[0]), TriangularScale(dim, self.full)(features[0])
         for _ in range(self.refinements):

@@ -1,15 +1,18 @@
-"""A small normalising flow: a contrast that can take q's own shape, fitted by likelihood."""
+"""Normalising flows: a contrast that takes q's own shape, and an explicit posterior."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr, logsumexp, ndtri
 
+from avb_jax import inverse_flow
 from avb_jax.densities import LOG_2PI
+from avb_jax.networks.encoders import Trunk
 from avb_jax.networks.layers import MLP, flatten_context
-from avb_jax.types import Array
+from avb_jax.types import Array, Autoregression, Encoding, Flow, Key, ScoreFn
 
 LOG_TINY = -80.0  # the least log-probability whose exponential float32 still holds
+zeros = nn.initializers.zeros_init()
 PER_DIMENSION = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
 
 
@@ -61,3 +64,32 @@ class MixtureFlow(nn.Module):
         means = jnp.linspace(-1.2, 1.2, count, dtype=z.dtype)
         start = jnp.concatenate([jnp.zeros_like(means), means, jnp.full_like(means, -0.5)])
         return jnp.moveaxis(out, 0, 2) + start[None, None, None]
+
+
+class FlowEncoder(nn.Module):
+    """`iaf`: an inverse autoregressive flow that ends in the trunk's Gaussian, as which it starts.
+
+    Its noise's negative makes as good a draw, the mirror, at the price of another pass: none.
+    """
+
+    trunk: Trunk
+    width: int
+    num_steps: int = 4
+
+    @nn.compact
+    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
+        h, base = self.trunk(x, score)
+        dim, width, draw = base.mean.shape[-1], self.width, nn.initializers.lecun_normal()
+
+        def step(number: int) -> Autoregression:
+            return Autoregression(
+                context=nn.Dense(width, name=f"context_{number}")(h),
+                into=self.param(f"into_{number}", draw, (dim, width), jnp.float32),
+                out=self.param(f"out_{number}", zeros, (width, 2 * dim), jnp.float32),
+                bias=nn.Dense(2 * dim, kernel_init=zeros, name=f"bias_{number}")(h),
+            )
+
+        flow = Flow(base, tuple(step(number) for number in range(self.num_steps)))
+        noise = jax.random.normal(key, (num_samples, *base.mean.shape), x.dtype)
+        z, log_q = inverse_flow.draw(flow, noise)
+        return Encoding(z, density=flow, log_q=log_q)

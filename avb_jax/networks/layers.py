@@ -104,9 +104,28 @@ def _halve(h: Array, kernel: Array) -> Array:
     return convolve(cells.reshape(-1, rows, columns, 4 * inputs), taps, (1, 1))
 
 
+class Convolutions(nn.Module):
+    """Strided convolutions, then a dense layer of `width`: images [B, h, w, c] -> [B, width]."""
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = 2.0 * x - 1.0
+        for stage in range(max(len(downsampled_sizes(*x.shape[1:3])) - 1, 1)):
+            features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
+            h = nn.gelu(Convolution(features, "halve", dtype=self.dtype)(h))
+        return nn.gelu(nn.Dense(self.width, dtype=self.dtype)(_flat(h))).astype(x.dtype)
+
+
+def _flat(h: Array) -> Array:
+    return h.reshape(h.shape[0], -1)
+
+
 def flatten_images(x: Array) -> Array:
     """[B, ...] -> [B, F], centred: pixels in [0, 1] become [-1, 1]."""
-    return 2.0 * x.reshape(x.shape[0], -1) - 1.0
+    return 2.0 * _flat(x) - 1.0
 
 
 def flatten_context(context: Array) -> Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avb_jax import contrast as contrasts
+from avb_jax.contrast import Contrast
 from avb_jax.densities import draw_kernel, log_prior
 from avb_jax.model import Model
 from avb_jax.networks.encoders import Trunk
@@ -17,11 +18,34 @@ from avb_jax.posterior.fit import DEFAULTS, Settings, check_settings, step_confi
 from avb_jax.posterior.networks import GainCritic, Sampler
 from avb_jax.posterior.start import check_shape
 from avb_jax.posterior.transitions import Transitions, transit, tune
-from avb_jax.types import Array, Encoding, Gaussian, Key, Params, View
+from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree, View
 
 ROWS = 64  # data points a step
 MOMENT_DRAWS = 256  # of each row, behind the scale of its transitions
 TUNED_ROWS = 16
+STEEPEST = 1e3  # nats per unit of w, of gradients
+
+
+class RowContrast(Contrast):
+    """The Gaussian of each row's moments, factorised in float32 however much it leans."""
+
+    def reference(self, critic_params: Tree, x: Array, encoding: Encoding) -> Gaussian:
+        """r(z|x) for the draws of one encoding."""
+        del critic_params, x
+        return draws_moments(encoding)
+
+
+def draws_moments(encoding: Encoding) -> Gaussian:
+    """The Gaussian of the draws' moments.
+
+    A row's draws may all but lie on a line, which their covariance in float32 does not survive. So
+    it is factorised in the coordinates of the kernel that ended the sampler, where it is round.
+    """
+    assert encoding.kernel is not None  # of every sampler
+    mean = jnp.mean(encoding.z, axis=0)
+    kernel = Gaussian(mean, jax.lax.stop_gradient(encoding.kernel.scale_tril[0]))
+    round_moments = contrasts.sample_moments(contrasts.whiten(encoding.z, kernel))
+    return Gaussian(mean, kernel.scale_tril @ jnp.linalg.cholesky(round_moments.covariance))
 
 
 def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> Model:
@@ -34,16 +58,17 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
 
     def density(w, x):
         def of_row(x, w):
-            return Coordinates(unit, partial(log_joint, x)).log_density(w)
+            return Coordinates(unit, partial(log_joint, x), STEEPEST).log_density(w)
 
         return jax.vmap(jax.vmap(of_row), (None, 0))(x, w)
 
-    def score(x, w):
-        return jax.grad(lambda w: jnp.sum(density(w[None], x)))(w)
+    def score(x, w):  # what the network sees, held: log_joint's second derivatives say little
+        return jax.lax.stop_gradient(jax.grad(lambda w: jnp.sum(density(w[None], x)))(w))
 
     def encode(params, key, x, num_samples):
         keys = jax.random.split(key)
-        h, guess = trunk.apply(params.encoder["trunk"], x, partial(score, x))
+        # Columns may have heavy tails, as those of hierarchical models do.
+        h, guess = trunk.apply(params.encoder["trunk"], jnp.arcsinh(x), partial(score, x))
         noise = jax.random.normal(keys[0], (num_samples, len(x), noise_dim), x.dtype)
         kernel = sampler.apply(params.encoder["sampler"], h, *guess, noise)
         w = draw_kernel(keys[1], kernel)
@@ -63,7 +88,8 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
         psi = critic.init(keys[2], h, w, w[..., 0])
         return Params({"trunk": of_trunk, "sampler": of_sampler}, {}, psi)
 
-    return of_density(density, features, dim, init=init, encode=encode, log_ratio=log_ratio)
+    model = of_density(density, features, dim, init=init, encode=encode, log_ratio=log_ratio)
+    return model._replace(contrast=RowContrast("moments", "full"))
 
 
 class AmortizedPosterior:
@@ -125,8 +151,7 @@ def _log_density(model: Model, x: Array, row: Start, v: Array) -> Array:
 
 def row_moments(model: Model, params: Params, key: Key, x: Array) -> Gaussian:
     """Of draws of q(w|x) for each row."""
-    w = model.encode(params, key, x, MOMENT_DRAWS).z
-    return contrasts.from_moments(contrasts.sample_moments(w), "full")
+    return draws_moments(model.encode(params, key, x, MOMENT_DRAWS))
 
 
 def fit_amortized(

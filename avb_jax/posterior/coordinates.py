@@ -54,10 +54,13 @@ class Coordinates(NamedTuple):
     Attributes:
         start: (m, L).
         log_joint: z [D] -> nats.
+        steepest: limit of each entry of log p's gradient, nats per unit of w. A draw far astray
+            may say anything, and must not drown what the others say.
     """
 
     start: Start
     log_joint: LogDensity
+    steepest: float = math.inf
 
     def place(self, w: Array) -> Array:
         """w [..., D] -> z [..., D]."""
@@ -73,7 +76,10 @@ class Coordinates(NamedTuple):
         return self.start.log_scale + jnp.sum(log_cosh, axis=-1)
 
     def log_density(self, w: Array) -> Array:
-        """log p of w [D], unnormalised, nats; NOWHERE − |w|² where log_joint is not finite."""
+        """log p of w [D], unnormalised, nats; NOWHERE − |w|² where log_joint is not finite.
+
+        Its gradient is cut off at `steepest`.
+        """
 
         def of_p(w):
             return self.log_joint(self.place(w)) + self.log_volume(w)
@@ -86,6 +92,7 @@ class Coordinates(NamedTuple):
             value, slope = jax.value_and_grad(of_p)(w)
             fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
             value = jnp.where(fine, value, NOWHERE - jnp.sum(jnp.square(w)))
+            slope = jnp.clip(slope, -self.steepest, self.steepest)
             return value, jnp.where(fine, slope, -2.0 * w)
 
         guarded.defvjp(forwards, lambda slope, bar: (bar * slope,))

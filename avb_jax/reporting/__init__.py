@@ -1,14 +1,25 @@
 """What a run reports: its metrics, its likelihoods, its pictures, all made from files."""
 
 from avb_jax.reporting.accuracy import accuracy_line, accuracy_table, draw_accuracy
+from avb_jax.reporting.calibration import band_verdict, calibration_table, draw_calibration
 from avb_jax.reporting.comparison import draw_comparison, run_names
 from avb_jax.reporting.figures import draw_figures
+from avb_jax.reporting.gallery import draw_latent_spaces
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
 from avb_jax.reporting.page import write_report
-from avb_jax.reporting.posteriors import posterior_line, posterior_table
+from avb_jax.reporting.posteriors import (
+    draw_joint,
+    draw_posteriors,
+    posterior_line,
+    posterior_table,
+    read_draws,
+    save_draws,
+)
 from avb_jax.reporting.robustness import draw_robustness, robustness_line, robustness_table
+from avb_jax.reporting.schools import schools_line, schools_table
 from avb_jax.reporting.snapshot import read_snapshot, take_snapshot
+from avb_jax.reporting.sweeps import sweep_line, sweep_table, training_seconds
 from avb_jax.reporting.tables import (
     bracket_line,
     comparison_table,
@@ -31,17 +42,24 @@ __all__ = [
     "TensorBoardWriter",
     "accuracy_line",
     "accuracy_table",
+    "band_verdict",
     "bracket_line",
+    "calibration_table",
     "comparison_table",
     "draw_accuracy",
+    "draw_calibration",
     "draw_comparison",
     "draw_figures",
+    "draw_latent_spaces",
+    "draw_joint",
+    "draw_posteriors",
     "draw_robustness",
     "draw_traversals",
     "evaluation_table",
     "image_grid",
     "posterior_line",
     "posterior_table",
+    "read_draws",
     "read_evaluation",
     "read_metrics",
     "read_snapshot",
@@ -50,8 +68,14 @@ __all__ = [
     "robustness_line",
     "robustness_table",
     "run_names",
+    "save_draws",
     "save_png",
+    "schools_line",
+    "schools_table",
+    "sweep_line",
+    "sweep_table",
     "take_snapshot",
+    "training_seconds",
     "traversal_centre",
     "traversal_points",
     "write_evaluation",

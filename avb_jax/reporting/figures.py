@@ -20,9 +20,9 @@ _COLUMNS = 8
 def draw_figures(workdir: str | os.PathLike) -> list[Path]:
     """Draws the figures that a work directory has the files for, as PNGs into `figures/`.
 
-    From `figures/snapshot.npz`: data.png, reconstructions.png, samples.png, latent.png and
-    posteriors.png; from `metrics.jsonl`: learning_curves.png. Each says under it what
-    `config.json`, where there is one, tells of the run.
+    From `figures/snapshot.npz`: data.png, reconstructions.png, samples.png, interpolations.png,
+    latent.png and posteriors.png; from `metrics.jsonl`: learning_curves.png. Each says under it
+    what `config.json`, where there is one, tells of the run.
 
     Returns:
         The files written.
@@ -54,11 +54,17 @@ def _image_pages(snapshot: Snapshot, caption: str) -> dict[str, Page]:
     seam = np.full_like(data[:, :2], GREY)
     pairs = np.concatenate([data, seam, reconstructions], axis=1)[: 4 * _COLUMNS]
     below = "above: data; below: pixel means at one draw of q(z|x)"
-    return {
+    pages = {
         "data": _image_page(data, 4, "Data", "as the model sees them", caption),
         "reconstructions": _image_page(pairs, 8, "Reconstructions", below, caption),
         "samples": _image_page(samples, 4, "Samples", "pixel means at draws of the prior", caption),
     }
+    if "interpolations" in snapshot:
+        paths = snapshot["interpolations"]
+        paths = resize(paths.reshape(-1, *paths.shape[2:]), _TILE)
+        between = "pixel means along lines between draws of q(z|x) for two images, left and right"
+        pages["interpolations"] = _image_page(paths, 4, "Interpolations", between, caption)
+    return pages
 
 
 def _image_page(images: np.ndarray, gap: int, title: str, subtitle: str, caption: str) -> Page:

@@ -36,8 +36,8 @@ def latent_page(snapshot: Snapshot, caption: str) -> Page:
         decoded_grid(page.axes(6.95, 0.0, 5.0, 5.0), snapshot["grid"], snapshot["grid_z"])
     else:
         plane, names = _principal_plane(latents)
-    _scatter(axes, plane, labels)
-    _prior_plane(axes, plane, names)
+    scatter_latents(axes, plane, labels)
+    prior_plane(axes, plane, names)
     return page
 
 
@@ -76,7 +76,10 @@ def posteriors_page(snapshot: Snapshot, caption: str) -> Page:
     return page
 
 
-def _scatter(axes: "Axes", plane: np.ndarray, labels: np.ndarray | None) -> None:
+def scatter_latents(
+    axes: "Axes", plane: np.ndarray, labels: np.ndarray | None, legend: bool = True
+) -> None:
+    """Points [n, 2], coloured by their labels where there are some."""
     # In a random order, since a label drawn last would hide the others.
     order = np.random.default_rng(0).permutation(len(plane))
     size = float(np.clip(14_000 / len(plane), 5, 40))
@@ -96,7 +99,8 @@ def _scatter(axes: "Axes", plane: np.ndarray, labels: np.ndarray | None) -> None
     axes.scatter(**dots, c=np.array(PALETTE)[index[order]])
     for name, colour in zip(names, PALETTE, strict=False):
         axes.scatter([], [], s=40, color=colour, label=str(name))
-    _legend(axes)
+    if legend:
+        _legend(axes)
 
 
 def _line_histogram(axes: "Axes", z: np.ndarray, labels: np.ndarray | None) -> None:
@@ -143,7 +147,7 @@ def _together(axes: "Axes", draws: np.ndarray) -> None:
         colour = PALETTE[i % len(PALETTE)]
         z_1, z_2 = draws[:, i].T
         axes.scatter(z_1, z_2, s=6, linewidths=0, alpha=0.5, color=colour)
-    _prior_plane(axes, draws.reshape(-1, 2), ["z₁", "z₂"])
+    prior_plane(axes, draws.reshape(-1, 2), ["z₁", "z₂"])
     axes.set_title(_PRIOR)
 
 
@@ -176,7 +180,8 @@ def _shape(axes: "Axes", draws: np.ndarray, colour: str) -> None:
     _square(axes, (low + high) / 2, max(0.54 * np.max(high - low), _NARROWEST))
 
 
-def _prior_plane(axes: "Axes", plane: np.ndarray, names: list[str]) -> None:
+def prior_plane(axes: "Axes", plane: np.ndarray, names: list[str]) -> None:
+    """Square axes around these points, with circles of the prior behind them."""
     from matplotlib.patches import Circle
 
     for radius in (1, 2, 3):

@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ NUM_SHOWN = 64
 NUM_POSTERIORS = 6
 NUM_DRAWS = 1000
 GRID_QUANTILES = np.linspace(0.03, 0.97, 16, dtype=np.float32)
+NUM_PATHS, PATH_LENGTH = 8, 8  # of interpolations
 _BLOCK = 64  # images encoded or decoded at a time, which bounds the memory
 _DRAWS_BLOCK = 50
 
@@ -34,10 +36,12 @@ def take_snapshot(
     """Writes everything that the figures show of a model to an npz file, atomically.
 
     The file holds, with images as uint8 pixel means: `data`, `reconstructions` (from one draw of
-    q(z|x)) and `samples` (from the prior), [up to 64, h, w, c]; `latents` [B, D], one draw of
-    q(z|x) for each image, and `labels` [B]; for up to six x, of different labels where there are
-    labels, `posterior_images` [K, h, w, c], `posterior_draws` [1000, K, D] and `posterior_labels`
-    [K]; for D = 2 `grid` [16, 16, h, w, c], decoded at z = (`grid_z`[column], `grid_z`[row]). The
+    q(z|x)) and `samples` (from the prior), [up to 64, h, w, c]; `interpolations` [up to 8, 8, h, w,
+    c], along straight lines between draws of q(z|x) for two images of `data`; `latents` [B, D], one
+    draw of q(z|x) for each image, and `labels` [B]; for up to six x, of different labels where
+    there are labels, `posterior_images` [K, h, w, c], `posterior_draws` [1000, K, D] and
+    `posterior_labels` [K]; for D = 2 `grid` [16, 16, h, w, c], decoded at z = (`grid_z`[column],
+    `grid_z`[row]). The
     choices of images depend on their number and labels alone.
 
     Args:
@@ -66,7 +70,7 @@ def take_snapshot(
     for name in ("latents", "posterior_draws"):
         if not np.isfinite(computed[name]).all():
             raise ValueError(f"params give {name} that are not finite; there is nothing to show")
-    for name in computed.keys() & {"reconstructions", "samples", "grid"}:
+    for name in computed.keys() & {"reconstructions", "samples", "interpolations", "grid"}:
         computed[name] = to_uint8(computed[name])
     snapshot = {
         **computed,
@@ -111,12 +115,23 @@ def _compute(
         "samples": decode(prior),
         "posterior_draws": draws.reshape(NUM_DRAWS, *draws.shape[2:]),
     }
+    if ends := min(len(shown) // 2, NUM_PATHS):
+        computed["interpolations"] = _paths(decode, latents[shown[: 2 * ends]])
     if model.latent_dim == 2:
         grid_z = jax.scipy.special.ndtri(jnp.asarray(GRID_QUANTILES, latents.dtype))
         second, first = jnp.meshgrid(grid_z, grid_z, indexing="ij")
         grid = decode(jnp.stack([first, second], axis=-1).reshape(-1, 2))
         computed |= {"grid": grid.reshape(len(grid_z), -1, *grid.shape[1:]), "grid_z": grid_z}
     return computed
+
+
+def _paths(decode: Callable[[Array], Array], ends: Array) -> Array:
+    """Pixel means between each two of these z [2 P, D], both ends among them: [P, 8, h, w, c]."""
+    start, end = ends[::2, None], ends[1::2, None]
+    share = jnp.linspace(0.0, 1.0, PATH_LENGTH, dtype=ends.dtype)[None, :, None]
+    z = start + share * (end - start)
+    means = decode(z.reshape(-1, z.shape[-1]))
+    return means.reshape(*z.shape[:2], *means.shape[1:])
 
 
 def _encode(model: Any, params: Tree, key: Key, images: Array) -> Array:

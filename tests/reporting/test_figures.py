@@ -20,7 +20,7 @@ from avb_jax.reporting.latents import latent_page, posteriors_page
 from avb_jax.reporting.style import PALETTE, style
 
 SIDE = 4
-PAGES = ["data", "reconstructions", "samples", "latent", "posteriors"]
+PAGES = ["data", "reconstructions", "samples", "interpolations", "latent", "posteriors"]
 
 
 class FakeModel(NamedTuple):
@@ -72,6 +72,10 @@ def test_a_snapshot_holds_what_the_model_says(tmp_path):
     z = images.reshape(150, -1)[shown][None, :, :2]
     np.testing.assert_array_equal(snapshot["reconstructions"], as_pixels(decode_mean({}, z)[0]))
     assert snapshot["samples"].shape == (64, SIDE, SIDE, 1)
+    # The second path starts at the third image shown and ends at the fourth; 2/7 of the way:
+    assert snapshot["interpolations"].shape == (8, 8, SIDE, SIDE, 1)
+    expected = as_pixels(decode_mean({}, (5 * z[:, 2:3] + 2 * z[:, 3:4]) / 7)[0, 0])
+    np.testing.assert_allclose(snapshot["interpolations"][1, 2], expected, atol=1)
     # Six of the seven labels, evenly spread, and the first image of each.
     assert snapshot["posterior_labels"].tolist() == [0, 1, 2, 4, 5, 6]
     np.testing.assert_array_equal(

@@ -1,0 +1,83 @@
+"""What the runs of a sweep say: a line for each, and a table of means over their seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Row = Mapping[str, Any]
+SIGNS = {"lower bound": "≥", "exact": "=", "estimate": "≈", "upper bound": "≤"}
+TIGHTEST = {"lower bound": max, "upper bound": min}
+QUANTITIES = {
+    "log_likelihood": "log p(x)",
+    "elbo": "ELBO",
+    "distortion": "−reconstruction",
+    "rate": "KL(q(z\\|x)‖p(z))",
+    "aggregate_kl": "KL(q(z)‖p(z))",
+}
+Column = tuple[str, str]  # an entry's name and kind
+
+
+def training_seconds(metrics: Mapping[str, np.ndarray]) -> float | None:
+    """Seconds that the steps of a `metrics.jsonl` took; None where it has no rates."""
+    if "steps_per_second" not in metrics:
+        return None
+    steps = np.diff(metrics["step"], prepend=0)
+    return round(float(np.sum(steps / metrics["steps_per_second"])), 1)
+
+
+def sweep_values(row: Row) -> dict[Column, float]:
+    """What a run's evaluation says of as many images as any: of several bounds the tightest."""
+    told = [e for e in row["evaluation"] if e["name"] in QUANTITIES and e["value"] is not None]
+    most, found = max(e["n"] for e in told), dict[Column, float]()
+    for entry in told:
+        column, value = (entry["name"], entry["kind"]), float(entry["value"])
+        if entry["n"] == most:
+            tightest = TIGHTEST.get(entry["kind"], lambda first, _: first)
+            found[column] = tightest(found.get(column, value), value)
+    return found
+
+
+def sweep_line(row: Row) -> str:
+    """One run in a line of text."""
+    said = ", ".join(f"{_title(c)} {value:.3f}" for c, value in sweep_values(row).items())
+    return f"{row['run']}: {said}; {_minutes([row])} min of training".replace("\\|", "|")
+
+
+def sweep_table(rows: Sequence[Row]) -> str:
+    """Means over the seeds of each label in nats, ± their standard error, as Markdown."""
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    values = [sweep_values(row) for row in rows]
+    columns = [
+        (name, kind) for name in QUANTITIES for kind in SIGNS
+        if any((name, kind) in found for found in values)
+    ]  # fmt: skip
+    timed = any(row["seconds"] for row in rows)
+    titles = ["run", "seeds", *map(_title, columns), *["training, min"] * timed]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for label in labels:
+        own = [found for row, found in zip(rows, values, strict=True) if row["label"] == label]
+        minutes = _minutes([row for row in rows if row["label"] == label])
+        cells = [_mean([found[c] for found in own if c in found]) for c in columns]
+        lines.append("| " + " | ".join([label, str(len(own)), *cells, *[minutes] * timed]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(rows: Sequence[Row]) -> str:
+    """Of training, on average; nothing where it is not known."""
+    seconds = [row["seconds"] for row in rows if row["seconds"]]
+    return f"{np.mean(seconds) / 60:.1f}" if seconds else ""
+
+
+def _title(column: Column) -> str:
+    name, kind = column
+    return f"{QUANTITIES[name]} {SIGNS[kind]}"
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{np.mean(values):.3f}".replace("-", "−")
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"

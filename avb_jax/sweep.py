@@ -1,0 +1,111 @@
+"""Sweeps: a command's runs over posteriors, seeds and settings, gathered in one file."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from avb_jax import data, experiment, reporting
+from avb_jax.config import Config
+from avb_jax.evaluation import EvaluationSettings
+
+Changes = Mapping[str, Any]  # of a config, field by field
+
+# An explicit encoder has no critic, and asks the decoder for nothing unless it is told to.
+EXPLICIT: Changes = {
+    "refinements": None, "contrast": None, "num_samples": None, "critic_samples": None
+}  # fmt: skip
+
+
+def define_sweep_flags(posteriors: Mapping[str, Changes] | None = None, default: str = "") -> None:
+    """`--sweep`, and `--posteriors` of a command that has several."""
+    flags.disclaim_key_flags()
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "FLAG=VALUE,VALUE,...: a run for each value of another flag; given again, a run for each "
+        "combination. Runs are told of in WORKDIR/sweep.jsonl; one that is there is not made again",
+    )
+    if posteriors:
+        names = ", ".join(posteriors)
+        flags.DEFINE_list("posteriors", default, f"to compare, of {names}; or all")
+
+
+def sweep(
+    config: Config,
+    workdir: Path,
+    settings: EvaluationSettings,
+    posteriors: Mapping[str, Changes] | None = None,
+) -> list[dict]:
+    """Trains and evaluates the runs that the flags ask for, each in a directory of `workdir`.
+
+    Writes their rows to `sweep.jsonl` there: `run` (its directory), `label` (the same, without
+    the seed), `seed`, `config` (what is not by default), `seconds` of training, and the
+    entries of its `evaluation`.
+
+    Args:
+        config: of what the flags do not vary.
+        workdir: of them all.
+        settings: how each is evaluated.
+        posteriors: those of `define_sweep_flags`.
+
+    Raises:
+        ValueError: for a flag that does not exist, or a value that it does not take.
+    """
+    runs = _runs(config, posteriors or {"": {}})
+    cases = [_case(name, label, config) for name, (label, config) in runs.items()]
+
+    def measure(case: dict) -> dict:
+        _, config = runs[case["run"]]
+        folder = workdir / case["run"]
+        entries = experiment.train_and_evaluate(config, folder, data.load_for(config), settings)
+        metrics = reporting.read_metrics(folder / "metrics.jsonl")
+        return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
+
+    rows = experiment.measure_cases(workdir / "sweep.jsonl", cases, measure, reporting.sweep_line)
+    return [row for row in rows if row["run"] in runs]
+
+
+def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[str, Config]]:
+    """Label and config of each run by its name."""
+    names = flags.FLAGS.posteriors if "posteriors" in flags.FLAGS else [""]
+    names = list(posteriors) if names == ["all"] else names
+    if unknown := [name for name in names if name not in posteriors]:
+        raise ValueError(
+            f"posteriors had {', '.join(unknown)}; allowed are {', '.join(posteriors)}, or all"
+        )
+    settings = [_values(text) for text in flags.FLAGS.sweep]
+    found = {}
+    for name, *values in itertools.product(names, *settings):
+        changes = dict(values)
+        parts = [name, *(f"{field}={value}" for field, value in values)]
+        label = [part for part in parts if part and not part.startswith("seed=")]
+        run = dataclasses.replace(config, **posteriors[name], **changes)
+        found["-".join(filter(None, parts))] = "-".join(label), run
+    return found
+
+
+def _values(text: str) -> list[tuple[str, Any]]:
+    """FLAG=VALUE,VALUE as (flag, value) pairs."""
+    name, equals, values = text.partition("=")
+    names = [field.name for field in dataclasses.fields(Config) if not field.metadata["same_run"]]
+    if name not in names or not equals:
+        raise ValueError(f"sweep was {text}; allowed is FLAG=VALUE,... of {', '.join(names)}")
+    try:
+        return [(name, flags.FLAGS[name].parser.parse(value)) for value in values.split(",")]
+    except ValueError as error:
+        raise ValueError(f"sweep was {text}: {error}") from None
+
+
+def _case(name: str, label: str, config: Config) -> dict:
+    told = {
+        field.name: value
+        for field in dataclasses.fields(Config)
+        if (value := getattr(config, field.name)) != field.default
+        and not field.metadata["same_run"]
+        and field.name != "seed"
+    }
+    return {"run": name, "label": label, "seed": config.seed, "config": told}

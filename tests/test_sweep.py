@@ -1,0 +1,124 @@
+"""Sweeps: every combination once, gathered in one file, and the table of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import avb_jax as avb
+from avb_jax.reporting import sweep_table
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = (
+    "--num_steps=20", "--steps_per_call=10", "--num_samples=8", "--decoder_samples=8",
+    "--critic_fit_steps=0", "--evaluation_samples=10",
+)  # fmt: skip
+
+
+def run(environment, name, *arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / f"experiments/{name}.py", *arguments],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_a_sweep_makes_each_run_once(command_environment, tmp_path):
+    arguments = (*QUICK, f"--workdir={tmp_path}", "--sweep=width=16")
+    result = run(
+        command_environment, "toy", *arguments, "--posteriors=gaussian", "--sweep=seed=0,1"
+    )
+    assert result.returncode == 0, result.stderr
+    lines = (tmp_path / "sweep.jsonl").read_text()
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["run"] for row in rows] == [f"gaussian-width=16-seed={s}" for s in (0, 1)]
+    assert [(row["label"], row["seed"]) for row in rows] == [
+        ("gaussian-width=16", s) for s in (0, 1)
+    ]
+    for row in rows:
+        config = avb.config.load_config(tmp_path / row["run"] / "config.json")
+        assert (config.seed, config.width, config.encoder) == (row["seed"], 16, "gaussian")
+        assert {"width": 16, "encoder": "gaussian"}.items() <= row["config"].items()
+        written = json.loads((tmp_path / row["run"] / "evaluation.json").read_text())
+        assert written == row["evaluation"] and row["seconds"] > 0
+    assert (tmp_path / "latent.png").stat().st_size > 10_000
+    assert (tmp_path / "sweep.md").read_text() in result.stdout
+    again = run(
+        command_environment, "toy", *arguments, "--posteriors=gaussian,iaf", "--sweep=seed=1"
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "sweep.jsonl").read_text().startswith(lines)
+    assert "1/1 iaf-width=16-seed=1" in again.stdout  # one more, and none of those again
+    assert "| gaussian-width=16 | 1 |" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "argument, named",
+    [
+        ("--posteriors=nosuch", "posteriors had nosuch; allowed are avb, gaussian"),
+        ("--sweep=nosuch=1", "sweep was nosuch=1; allowed is FLAG=VALUE"),
+        ("--sweep=seed", "sweep was seed; allowed is FLAG=VALUE"),
+        ("--sweep=seed=many", "sweep was seed=many: "),
+        ("--sweep=latent_dim=0", "latent_dim was 0; allowed is 1 or more"),
+    ],
+)
+def test_a_wrong_sweep_is_one_sentence(argument, named, command_environment, tmp_path):
+    result = run(command_environment, "toy", argument, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 2 and named in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def row(label, seed, *entries):
+    names = ("name", "kind", "value", "n")
+    evaluation = [dict(zip(names, entry, strict=True)) for entry in entries]
+    of_run = {"run": f"{label}-{seed}", "label": label, "seed": seed, "seconds": 90.0}
+    return {**of_run, "evaluation": evaluation}
+
+
+def test_the_table_has_means_over_seeds_of_the_tightest_bounds():
+    rows = [
+        row("a", 0, ("log_likelihood", "lower bound", -3.0, 10), ("elbo", "upper bound", -3.0, 10),
+            ("log_likelihood", "lower bound", -2.0, 10), ("elbo", "upper bound", -4.0, 10),
+            ("log_likelihood", "lower bound", -1.0, 5), ("rate", "estimate", 1.0, 5)),
+        row("a", 1, ("log_likelihood", "lower bound", -4.0, 10)),
+        row("b", 0, ("log_likelihood", "exact", -7.0, 10)),
+    ]  # fmt: skip
+    lines = sweep_table(rows).splitlines()
+    assert lines[0] == "| run | seeds | log p(x) ≥ | log p(x) = | ELBO ≤ | training, min |"
+    # (−2 − 4) / 2, and the standard error √2 / √2 of these two.
+    assert lines[2] == "| a | 2 | −3.000 ± 1.000 |  | −4.000 | 1.5 |"
+    assert lines[3] == "| b | 1 |  | −7.000 |  | 1.5 |"
+
+
+def test_the_papers_networks_train_for_a_few_steps(monkeypatch):
+    """`--scale=paper` of experiments/mnist.py: its step is compiled, and its losses are finite."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import mnist
+
+    changes = {**mnist.PAPER, "batch_size": 4, "num_steps": 2}
+    config = avb.Config(dataset="mnist", latent_dim=8, **changes)
+    model = avb.build_model(config, (28, 28, 1))
+    optimizers = avb.build_optimizers(config)
+    state = avb.init_state(model, optimizers, jax.random.key(0))
+    step = avb.compile_step(avb.make_train_step(model, optimizers, config))
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
+    for _ in range(2):
+        state, metrics = step(state, images)
+    assert all(np.isfinite(value) for value in jax.tree.leaves(metrics))
+
+
+def test_celeba_trains_on_images_of_its_shape(command_environment, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)
+    np.save(tmp_path / "faces.npy", images)
+    result = run(
+        command_environment, "celeba", f"--dataset={tmp_path}/faces.npy",
+        f"--workdir={tmp_path}/run", "--num_steps=2", "--batch_size=4", "--steps_per_call=1",
+        "--width=32", "--critic_width=32", "--evaluation_images=2", "--evaluation_samples=2",
+        "--critic_fit_steps=0",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    figures = {path.name for path in (tmp_path / "run/figures").iterdir()}
+    assert {"samples.png", "reconstructions.png", "interpolations.png"} <= figures
