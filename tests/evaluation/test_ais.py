@@ -224,7 +224,8 @@ def test_a_test_set_is_annealed_in_batches():
 def test_every_bound_on_twenty_random_models(dim):
     """AIS within 0.02 nats at 1,000 temperatures and 16 chains; no bound on the wrong side.
 
-    Of 8 x from each model; three standard errors, over the models and over each one's x.
+    Of 8 x from each model; three standard errors over all of them, and four over each model's own,
+    for of the 240 comparisons with those one or another is beyond three by chance.
     """
     settings = AISSettings(num_temperatures=1000, num_chains=16)
     errors = {"importance": [], "iwae": [], "ais": [], "bdmc": []}
@@ -242,8 +243,8 @@ def test_every_bound_on_twenty_random_models(dim):
     for name, of_models in errors.items():
         of_models = np.stack(of_models)
         side = -1.0 if name == "bdmc" else 1.0
-        for values in (of_models, *of_models):
+        for values, sigmas in ((of_models, SIGMAS), *((of_one, 4.0) for of_one in of_models)):
             error = of_models.std() / values.size**0.5
-            assert side * values.mean() < SIGMAS * error, (name, values.mean(), error)
+            assert side * values.mean() < sigmas * error, (name, values.mean(), error)
         print(f"D = {dim}, {name}: {of_models.mean():+.4f} ± {of_models.std() / 160**0.5:.4f}")
     assert abs(np.mean(errors["ais"])) < 0.02
