@@ -110,6 +110,7 @@ def test_the_papers_networks_train_for_a_few_steps(monkeypatch):
     assert all(np.isfinite(value) for value in jax.tree.leaves(metrics))
 
 
+@pytest.mark.slow
 def test_celeba_trains_on_images_of_its_shape(command_environment, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (100, 64, 64, 3), np.uint8)
     np.save(tmp_path / "faces.npy", images)

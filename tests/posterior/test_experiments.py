@@ -115,6 +115,7 @@ def test_a_target_s_figure_is_of_the_draws_that_are_kept(command_environment, tm
     assert (tmp_path / "ring.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_ranks_are_written_with_their_verdicts(command_environment, tmp_path):
     """Of a short fit, which some of the data sets lead far astray, without its transitions."""
     options = ["--num_steps=100", "--num_rows=2000", "--num_simulations=60", "--num_draws=9"]
