@@ -9,8 +9,9 @@ from typing import Any
 from absl import flags
 
 from avb_jax import data, experiment, reporting
-from avb_jax.config import Config
+from avb_jax.config import EXPLICIT_ENCODERS, Config
 from avb_jax.evaluation import EvaluationSettings
+from avb_jax.options import check_choices
 
 Changes = Mapping[str, Any]  # of a config, field by field
 
@@ -18,6 +19,7 @@ Changes = Mapping[str, Any]  # of a config, field by field
 EXPLICIT: Changes = {
     "refinements": None, "contrast": None, "num_samples": None, "critic_samples": None
 }  # fmt: skip
+VAES = {name: {"encoder": name, **EXPLICIT} for name in EXPLICIT_ENCODERS}
 
 
 def define_sweep_flags(posteriors: Mapping[str, Changes] | None = None, default: str = "") -> None:
@@ -72,11 +74,8 @@ def sweep(
 def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[str, Config]]:
     """Label and config of each run by its name."""
     names = flags.FLAGS.posteriors if "posteriors" in flags.FLAGS else [""]
-    names = list(posteriors) if names == ["all"] else names
-    if unknown := [name for name in names if name not in posteriors]:
-        raise ValueError(
-            f"posteriors had {', '.join(unknown)}; allowed are {', '.join(posteriors)}, or all"
-        )
+    check_choices("posteriors", names, [*posteriors, "all"])
+    names = list(posteriors) if "all" in names else names
     settings = [_values(text) for text in flags.FLAGS.sweep]
     found = {}
     for name, *values in itertools.product(names, *settings):

@@ -22,12 +22,7 @@ from avb_jax import sweep as sweeps
 from avb_jax.options import from_flags
 from avb_jax.reporting.files import write_atomically
 
-POSTERIORS: dict[str, sweeps.Changes] = {
-    "avb": {},
-    "gaussian": {"encoder": "gaussian", **sweeps.EXPLICIT},
-    "gaussian-full": {"encoder": "gaussian-full", **sweeps.EXPLICIT},
-    "iaf": {"encoder": "iaf", **sweeps.EXPLICIT},
-}
+POSTERIORS: dict[str, sweeps.Changes] = {"avb": {}, **sweeps.VAES}
 # Four draws decoded of every posterior: a Gaussian's gradient is steadied by them as AVB's is.
 LAPTOP: dict[str, Any] = {
     "decoder_samples": 4,

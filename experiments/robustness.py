@@ -20,6 +20,7 @@ from absl import flags
 import avb_jax as avb
 from avb_jax import data, evaluation, experiment, reporting
 from avb_jax.config import Config
+from avb_jax.options import check_choices
 from avb_jax.reporting.files import write_atomically
 
 PROBLEMS = {
@@ -85,10 +86,7 @@ def measure(case: dict) -> dict:
 
 def cases() -> list[dict]:
     for name, allowed in (("problems", PROBLEMS), ("vary", FACTORS)):
-        if unknown := set(getattr(flags.FLAGS, name)) - set(allowed):
-            raise ValueError(
-                f"{name} had {', '.join(sorted(unknown))}; allowed are {', '.join(allowed)}"
-            )
+        check_choices(name, getattr(flags.FLAGS, name), allowed)
     settings = [("defaults", 1.0)]
     settings += [(name, factor) for name in flags.FLAGS.vary for factor in FACTORS[name]]
     return [

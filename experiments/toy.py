@@ -24,9 +24,7 @@ from avb_jax.reporting.files import write_atomically
 
 POSTERIORS = {
     "avb": {},
-    "gaussian": {"encoder": "gaussian", **sweeps.EXPLICIT},
-    "gaussian-full": {"encoder": "gaussian-full", **sweeps.EXPLICIT},
-    "iaf": {"encoder": "iaf", **sweeps.EXPLICIT},
+    **sweeps.VAES,
     **{
         f"{contrast}-{loss}": {"contrast": contrast, "critic_loss": loss}
         for contrast in CONTRASTS

@@ -38,7 +38,7 @@ def main() -> None:
     dataset = data.load_for(config)
     runs = {config.encoder: experiment.train_and_evaluate(config, workdir, dataset)}
     if flags.FLAGS.compare:
-        vae = dataclasses.replace(config, encoder="gaussian", **sweeps.EXPLICIT)
+        vae = dataclasses.replace(config, **sweeps.VAES["gaussian"])
         runs["gaussian"] = experiment.train_and_evaluate(vae, workdir / "gaussian", dataset)
 
     if not processes.is_first():

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from avb_jax.reporting.files import markdown_table
 from avb_jax.reporting.style import FAINT, PALETTE, RULE, Page, style
 
 Row = Mapping[str, Any]
@@ -37,12 +38,8 @@ def accuracy_table(rows: Sequence[Row]) -> str:
     ordered = sorted(
         rows, key=lambda r: (r["contrast"], r["loss"], r["conditional"], r["sampler"], r["dim"])
     )
-    lines = [
-        "| " + " | ".join(name for name, _ in COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
-        *("| " + " | ".join(write(row) for _, write in COLUMNS) + " |" for row in ordered),
-    ]
-    return "\n".join(lines) + "\n"
+    cells = ([write(row) for _, write in COLUMNS] for row in ordered)
+    return markdown_table([name for name, _ in COLUMNS], cells)
 
 
 def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from avb_jax.reporting.files import markdown_table
 from avb_jax.reporting.style import ACCENT, INK, RULE, TARGET, Page, style
 
 COLUMNS = ("parameter", "within the band", "share of it", "largest difference", "exact draws'",
@@ -42,15 +43,13 @@ def band_verdict(ranks: Sequence[int], band: Mapping[str, Sequence[float]]) -> d
 
 def calibration_table(found: Mapping[str, Any]) -> str:
     """A line for each parameter, in Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    rows = []
     for name, of in found["parameters"].items():
         exact = found["exact"][name]
         ours, theirs = ("yes" if some["inside"] else "no" for some in (of, exact))
-        lines.append(
-            f"| {name} | {ours} | {of['share']:.0%} | {of['difference']:+.3f} | "
-            f"{exact['difference']:+.3f} | {theirs} |"
-        )
-    return "\n".join(lines) + "\n"
+        share, apart, exact_apart = of["share"], of["difference"], exact["difference"]
+        rows.append([name, ours, f"{share:.0%}", f"{apart:+.3f}", f"{exact_apart:+.3f}", theirs])
+    return markdown_table(COLUMNS, rows)
 
 
 def draw_calibration(found: Mapping[str, Any], path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return plain(value)
     return value if math.isfinite(value) else None
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A line of titles, and one for each row."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.reporting.files import markdown_table, write_atomically
 from avb_jax.reporting.style import ACCENT, FAINT, INK, PALETTE, RULE, Page, style
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def posterior_table(rows: Sequence[Row]) -> str:
     """All fits as a Markdown table, target by target, nearest first (by C2ST)."""
     order = list(dict.fromkeys(row["target"] for row in rows))
     nearest = sorted(rows, key=lambda row: (order.index(row["target"]), row["c2st"]))
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in nearest)]) + "\n"
+    return markdown_table(COLUMNS, map(_cells, nearest))
 
 
 def save_draws(
@@ -114,12 +113,8 @@ def draw_posteriors(
             axes = page.axes(column * step + _LEFT, (1 + row) * line, _SIDE, _SIDE)
             axes.scatter(draws[:, 0], draws[:, 1], s=3, linewidths=0, alpha=0.4,
                          color=colours.get(name, FAINT))  # fmt: skip
-            axes.set(title=name, xlim=limits[0], ylim=limits[1], xlabel=names[0])
-            _few_ticks(axes)
-            if column == 0:
-                axes.set_ylabel(names[1])
-            else:
-                axes.tick_params(labelleft=False)
+            axes.set(xlim=limits[0], ylim=limits[1])
+            _label_plane(axes, name, names, first=column == 0)
         return page.save(Path(path))
 
 
@@ -158,12 +153,7 @@ def draw_joint(
                     _joint_histogram(draws, limits).T, cmap=shades, vmin=0.0, vmax=most,
                     extent=(*limits[0], *limits[1]), origin="lower", aspect="auto",
                 )  # fmt: skip
-                axes.set(title=method, xlabel=names[0])
-                _few_ticks(axes)
-                if column == 0:
-                    axes.set_ylabel(names[1])
-                else:
-                    axes.tick_params(labelleft=False)
+                _label_plane(axes, method, names, first=column == 0)
         return page.save(Path(path))
 
 
@@ -200,6 +190,16 @@ def _draw_marginal(
     axes.set(xlim=limits, yticks=[])
     axes.spines.left.set_visible(False)
     _few_ticks(axes, y=False)
+
+
+def _label_plane(axes: "Axes", title: str, names: Sequence[str], first: bool) -> None:
+    """A plane of two parameters; the second is named in the first column alone."""
+    axes.set(title=title, xlabel=names[0])
+    _few_ticks(axes)
+    if first:
+        axes.set_ylabel(names[1])
+    else:
+        axes.tick_params(labelleft=False)
 
 
 def _few_ticks(axes: "Axes", y: bool = True) -> None:

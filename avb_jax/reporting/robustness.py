@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from avb_jax.reporting.files import markdown_table
 from avb_jax.reporting.style import ACCENT, FAINT, RULE, TARGET, Page, style
 
 Row = Mapping[str, Any]
@@ -36,15 +37,15 @@ def _groups(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
 
 def robustness_table(rows: Sequence[Row]) -> str:
     """All runs as a Markdown table, a line for those that differ by their seeds alone; nats."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    lines = []
     for (problem, setting, factor), runs in _groups(rows).items():
         finite = [run for run in runs if run["finite"]]
         cells = [problem, setting, f"{factor:g}", str(len(runs)), str(len(finite))]
         values = np.array([run["log_likelihood"] for run in finite])
         cells += [f"{f(values):.2f}" if finite else "" for f in (np.mean, np.min, np.max)]
         cells.append(f"{min(run['spread'] for run in finite):.2g}" if finite else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(COLUMNS, lines)
 
 
 def draw_robustness(rows: Sequence[Row], path: Path) -> Path:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avb_jax.reporting.files import markdown_table
+
 Row = Mapping[str, Any]
 COLUMNS = ("version", "method", "seed", "mean of μ, τ, η", "spread of μ, τ, η", "μ", "τ", "C2ST",
            "s")  # fmt: skip
@@ -36,6 +38,4 @@ def schools_table(rows: Sequence[Row]) -> str:
     """All fits as a Markdown table, by version in the order they came in; with what it means."""
     order = list(dict.fromkeys(row["version"] for row in rows))
     by_version = sorted(rows, key=lambda row: order.index(row["version"]))
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in by_version]
-    return "\n".join([*lines, "", REMARK]) + "\n"
+    return f"{markdown_table(COLUMNS, map(_cells, by_version))}\n{REMARK}\n"

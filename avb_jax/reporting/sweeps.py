@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from avb_jax.reporting.files import markdown_table
+
 Row = Mapping[str, Any]
 SIGNS = {"lower bound": "≥", "exact": "=", "estimate": "≈", "upper bound": "≤"}
 TIGHTEST = {"lower bound": max, "upper bound": min}
@@ -54,13 +56,13 @@ def sweep_table(rows: Sequence[Row]) -> str:
     ]  # fmt: skip
     timed = any(row["seconds"] for row in rows)
     titles = ["run", "seeds", *map(_title, columns), *["training, min"] * timed]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for label in labels:
         own = [found for row, found in zip(rows, values, strict=True) if row["label"] == label]
         minutes = _minutes([row for row in rows if row["label"] == label])
         cells = [_mean([found[c] for found in own if c in found]) for c in columns]
-        lines.append("| " + " | ".join([label, str(len(own)), *cells, *[minutes] * timed]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([label, str(len(own)), *cells, *[minutes] * timed])
+    return markdown_table(titles, lines)
 
 
 def _minutes(rows: Sequence[Row]) -> str:
