@@ -85,6 +85,10 @@ class Config:
     decoder: str = option("mlp", "network of p(x|z)", choices=DECODERS)
     width: int = option(512, "units of each dense hidden layer, encoder and decoder", at_least=1)
     depth: int = option(2, "hidden layers of each MLP, encoder and decoder", at_least=1)
+    channels: int = option(
+        32, "features of the convolution next to the image; deeper ones have 2 to 4 times as many",
+        at_least=1,
+    )  # fmt: skip
     head_width: int = option(
         128, "units of each layer of noise-mlp's head, or of iaf's steps", at_least=1
     )

@@ -130,11 +130,11 @@ class Model(NamedTuple):
 def _build_encoder(config: Config):
     dim, noise, dtype = config.latent_dim, config.noise, config.layer_dtype
     if config.encoder == "noise-conv":
-        return encoders.NoiseConv(dim, noise, config.width, dtype)
+        return encoders.NoiseConv(dim, noise, config.width, config.channels, dtype)
     full = config.encoder != "gaussian"
     sizes = (dim, config.width, config.depth, config.refinement_steps)
-    conv = config.trunk == "conv"
-    trunk = encoders.Trunk(*sizes, full=full, convolutional=conv, dtype=dtype)
+    channels = config.channels if config.trunk == "conv" else None
+    trunk = encoders.Trunk(*sizes, full=full, channels=channels, dtype=dtype)
     if config.encoder == "noise-mlp":
         return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth, dtype)
     if config.encoder == "basis":
@@ -149,7 +149,8 @@ def _build_decoder(config: Config, event_shape: tuple[int, int, int]):
         sizes = (config.width, config.depth)
         decoder = decoders.MLPDecoder(event_shape, *sizes, config.layer_dtype)
     else:
-        decoder = decoders.ConvDecoder(event_shape, config.width, config.layer_dtype)
+        sizes = (config.width, config.channels)
+        decoder = decoders.ConvDecoder(event_shape, *sizes, config.layer_dtype)
     if LIKELIHOODS[config.likelihood].has_scale:
         return decoders.PixelScale(decoder, channels=event_shape[-1])
     return decoder

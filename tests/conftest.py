@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,13 @@ os.environ["NPROC"] = "16"
 QUICK = " --xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
 DEVICES = " --xla_force_host_platform_device_count=4"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + DEVICES + QUICK
+
+# What was compiled once is found again, by the other workers and by commands that a test starts.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="avb_jax-tests-")
+    os.environ["XDG_CACHE_HOME"] = CACHE.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{CACHE.name}/avb_jax/xla"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -30,14 +38,11 @@ def key() -> jax.Array:
 
 
 @pytest.fixture(scope="session")
-def command_environment(tmp_path_factory) -> dict[str, str]:
-    """Of a command that a test starts: one device, and a cache that these commands share."""
+def command_environment() -> dict[str, str]:
+    """Of a command that a test starts: one device, and the tests' cache."""
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
-    cache = tmp_path_factory.mktemp("cache")
     root = Path(__file__).resolve().parent.parent
-    return environment | {
-        "XLA_FLAGS": QUICK, "PYTHONPATH": str(root), "XDG_CACHE_HOME": str(cache)
-    }  # fmt: skip
+    return environment | {"XLA_FLAGS": QUICK, "PYTHONPATH": str(root)}
 
 
 TRAIN = """

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from avb_jax.networks.layers import CONV_FEATURES, MLP, Convolution, downsampled_sizes
+from avb_jax.networks.layers import MLP, Convolution, downsampled_sizes, stage_features
 from avb_jax.types import Array
 
 
@@ -38,13 +38,14 @@ class ConvDecoder(nn.Module):
 
     event_shape: tuple[int, int, int]
     width: int
+    channels: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Array) -> Array:
-        height, width, channels = self.event_shape
+        height, width, colours = self.event_shape
         sizes = downsampled_sizes(height, width)[::-1]
-        features = [CONV_FEATURES[min(i, len(CONV_FEATURES) - 1)] for i in range(len(sizes))][::-1]
+        features = [stage_features(self.channels, i) for i in range(len(sizes))][::-1]
         of = {"dtype": self.dtype}
         h = nn.gelu(nn.Dense(self.width, **of)(z))
         h = nn.gelu(nn.Dense(sizes[0][0] * sizes[0][1] * features[0], **of)(h))
@@ -54,7 +55,7 @@ class ConvDecoder(nn.Module):
         ):
             h = Convolution(channels_out, "double", name=f"ConvTranspose_{i}", **of)(h)
             h = nn.gelu(h)[:, :rows, :columns]
-        return Convolution(channels, name="Conv_0", **of)(h).astype(z.dtype)
+        return Convolution(colours, name="Conv_0", **of)(h).astype(z.dtype)
 
 
 class PixelScale(nn.Module):

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from avb_jax.densities import draw_kernel
 from avb_jax.networks.layers import (
-    CONV_FEATURES,
     MLP,
     Convolution,
     Convolutions,
     downsampled_sizes,
     flatten_images,
+    stage_features,
     triangular,
 )
 from avb_jax.types import Array, Encoding, Gaussian, Kernel, Key, Moments, ScoreFn
@@ -66,14 +66,14 @@ class Trunk(nn.Module):
     refinements: int = 0
     refinement_width: int = 256
     full: bool = True
-    convolutional: bool = False
+    channels: int | None = None  # of the first of its convolutions; None: it is an MLP
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Gaussian]:
         dim, width = self.latent_dim, self.refinement_width
-        if self.convolutional:
-            features = [Convolutions(self.width, self.dtype)(x)]
+        if self.channels:
+            features = [Convolutions(self.width, self.channels, self.dtype)(x)]
         else:
             features = [MLP(self.width, self.depth, self.dtype)(flatten_images(x))]
         dense = partial(nn.Dense, width, dtype=self.dtype)
@@ -145,6 +145,7 @@ class NoiseConv(nn.Module):
     latent_dim: int
     noise_dim: int
     width: int
+    channels: int
     dtype: Any = None
 
     @nn.compact
@@ -154,7 +155,7 @@ class NoiseConv(nn.Module):
         stages = len(downsampled_sizes(*x.shape[1:3]))
 
         def conv(stage: int, h: Array) -> Array:
-            features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
+            features = stage_features(self.channels, stage)
             resize = "halve" if stage + 1 < stages else "same"
             return Convolution(features, resize, name=f"Conv_{stage}", dtype=self.dtype)(h)
 

@@ -10,7 +10,7 @@ from jax import lax
 
 from avb_jax.types import Array
 
-CONV_FEATURES = (32, 64, 64, 128)
+WIDENING = (1, 2, 2, 4)  # features of each stage of convolutions, in those of the first
 
 
 class MLP(nn.Module):
@@ -60,9 +60,9 @@ convolve.defvjp(lambda h, kernel, padding: (convolve(h, kernel, padding), (h, ke
 class Convolution(nn.Module):
     """A convolution, 5 × 5: [R, h, w, F] -> [R, h, w, features]; halved, rounding up, or doubled.
 
-    `resize` doubles by a transposed convolution of stride 2, or halves by one of that stride, done
-    as a 3 × 3 convolution of 2 × 2 cells of pixels (Shi et al., "Real-Time Single Image and Video
-    Super-Resolution", CVPR 2016): nothing is dilated or strided, which is slow on CPUs.
+    `resize` doubles by a transposed convolution of stride 2, or halves by one of that stride. Each
+    is done as a 3 × 3 convolution of 2 × 2 cells of pixels (Shi et al., "Real-Time Single Image
+    and Video Super-Resolution", CVPR 2016): nothing is dilated or strided, which is slow on CPUs.
     """
 
     features: int
@@ -80,43 +80,68 @@ class Convolution(nn.Module):
 
 
 def _same(h: Array, kernel: Array) -> Array:
-    return convolve(h, kernel, (2, 2))
+    (_, rows, columns, inputs), features = h.shape, kernel.shape[-1]
+    if rows % 2 or columns % 2:
+        return convolve(h, kernel, (2, 2))
+    # In cells of 2 × 2 pixels too: the few features next to an image are four times as many.
+    shifts = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in range(2) for b in range(2)]
+    taps = jnp.stack([jnp.pad(kernel, shift) for shift in shifts], axis=-2)
+    taps = taps.reshape(3, 2, 3, 2, inputs, 4 * features).swapaxes(1, 2)
+    cells = convolve(_cells(h), taps.reshape(3, 3, 4 * inputs, 4 * features), (1, 1))
+    return _pixels(cells, features)
+
+
+def _cells(h: Array) -> Array:
+    """2 × 2 pixels as the features of one: [R, 2 h, 2 w, F] -> [R, h, w, 4 F]."""
+    _, rows, columns, features = h.shape
+    cells = h.reshape(-1, rows // 2, 2, columns // 2, 2, features).swapaxes(2, 3)
+    return cells.reshape(-1, rows // 2, columns // 2, 4 * features)
+
+
+def _pixels(cells: Array, features: int) -> Array:
+    """The inverse of `_cells`."""
+    _, rows, columns, _ = cells.shape
+    pixels = cells.reshape(-1, rows, columns, 2, 2, features).swapaxes(2, 3)
+    return pixels.reshape(-1, 2 * rows, 2 * columns, features)
 
 
 def _double(h: Array, kernel: Array) -> Array:
-    (_, rows, columns, inputs), features = h.shape, kernel.shape[-1]
+    inputs, features = kernel.shape[2:]
     taps = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     taps = taps.reshape(3, 2, 3, 2, inputs, features)[:, ::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, inputs, 4 * features)
-    cells = convolve(h, taps, (1, 1)).reshape(-1, rows, columns, 2, 2, features)
-    return cells.swapaxes(2, 3).reshape(-1, 2 * rows, 2 * columns, features)
+    return _pixels(convolve(h, taps, (1, 1)), features)
 
 
 def _halve(h: Array, kernel: Array) -> Array:
     (_, *sides, inputs), features = h.shape, kernel.shape[-1]
     h = jnp.pad(h, ((0, 0), *((0, side % 2) for side in sides), (0, 0)))
-    rows, columns = ((side + 1) // 2 for side in sides)
-    cells = h.reshape(-1, rows, 2, columns, 2, inputs).swapaxes(2, 3)
     # "SAME" centres the window on the first pixel of a cell where a side is odd, else between.
     missing = ((1 - side % 2, side % 2) for side in sides)
     taps = jnp.pad(kernel, (*missing, (0, 0), (0, 0))).reshape(3, 2, 3, 2, inputs, features)
     taps = taps.swapaxes(1, 2).reshape(3, 3, 4 * inputs, features)
-    return convolve(cells.reshape(-1, rows, columns, 4 * inputs), taps, (1, 1))
+    return convolve(_cells(h), taps, (1, 1))
 
 
 class Convolutions(nn.Module):
     """Strided convolutions, then a dense layer of `width`: images [B, h, w, c] -> [B, width]."""
 
     width: int
+    channels: int
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         h = 2.0 * x - 1.0
         for stage in range(max(len(downsampled_sizes(*x.shape[1:3])) - 1, 1)):
-            features = CONV_FEATURES[min(stage, len(CONV_FEATURES) - 1)]
+            features = stage_features(self.channels, stage)
             h = nn.gelu(Convolution(features, "halve", dtype=self.dtype)(h))
         return nn.gelu(nn.Dense(self.width, dtype=self.dtype)(_flat(h))).astype(x.dtype)
+
+
+def stage_features(channels: int, stage: int) -> int:
+    """Features of a stage of convolutions, counted from the image."""
+    return channels * WIDENING[min(stage, len(WIDENING) - 1)]
 
 
 def _flat(h: Array) -> Array:

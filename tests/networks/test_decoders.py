@@ -17,7 +17,7 @@ Z = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 def build(name: str, event_shape: tuple[int, int, int]) -> nn.Module:
     if name == "mlp":
         return MLPDecoder(event_shape, width=16, depth=1)
-    return ConvDecoder(event_shape, width=16)
+    return ConvDecoder(event_shape, width=16, channels=8)
 
 
 @pytest.mark.parametrize("sides", SIDES)

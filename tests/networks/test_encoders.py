@@ -25,7 +25,7 @@ def build(name: str, width: int = 16, depth: int = 2) -> nn.Module:
     trunk = encoders.Trunk(D, width, depth, refinements=1, refinement_width=8, full=full)
     return {
         "noise-mlp": lambda: encoders.NoiseMLP(trunk, N, head_width=16, head_depth=1),
-        "noise-conv": lambda: encoders.NoiseConv(D, N, width),
+        "noise-conv": lambda: encoders.NoiseConv(D, N, width, channels=8),
         "basis": lambda: encoders.Basis(trunk, N, num_bases=4, basis_width=8),
         "gaussian": lambda: encoders.GaussianEncoder(trunk),
         "gaussian-full": lambda: encoders.GaussianEncoder(trunk),
@@ -171,7 +171,7 @@ def test_the_trunk_runs_once_however_many_draws(name, random_params):
     encoder = build(name, width=128)
     one, nine = (flops(encoder, x, key, num, score) for num in (1, 9))
     if name == "noise-conv":
-        trunk = flops(nn.Conv(32, (5, 5)), x)
+        trunk = flops(nn.Conv(8, (5, 5)), x)
     else:
         trunk = flops(MLP(128, 2), x.reshape(4, -1))
     assert trunk > 0.05 * one
