@@ -80,15 +80,14 @@ class Convolution(nn.Module):
 
 
 def _same(h: Array, kernel: Array) -> Array:
-    (_, rows, columns, inputs), features = h.shape, kernel.shape[-1]
+    (rows, columns), (inputs, features) = h.shape[1:3], kernel.shape[2:]
     if rows % 2 or columns % 2:
         return convolve(h, kernel, (2, 2))
     # In cells of 2 × 2 pixels too: the few features next to an image are four times as many.
     shifts = [((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)) for a in range(2) for b in range(2)]
     taps = jnp.stack([jnp.pad(kernel, shift) for shift in shifts], axis=-2)
-    taps = taps.reshape(3, 2, 3, 2, inputs, 4 * features).swapaxes(1, 2)
-    cells = convolve(_cells(h), taps.reshape(3, 3, 4 * inputs, 4 * features), (1, 1))
-    return _pixels(cells, features)
+    taps = _cell_taps(taps.reshape(6, 6, inputs, 4 * features))
+    return _pixels(convolve(_cells(h), taps, (1, 1)))
 
 
 def _cells(h: Array) -> Array:
@@ -98,11 +97,18 @@ def _cells(h: Array) -> Array:
     return cells.reshape(-1, rows // 2, columns // 2, 4 * features)
 
 
-def _pixels(cells: Array, features: int) -> Array:
+def _pixels(cells: Array) -> Array:
     """The inverse of `_cells`."""
-    _, rows, columns, _ = cells.shape
-    pixels = cells.reshape(-1, rows, columns, 2, 2, features).swapaxes(2, 3)
-    return pixels.reshape(-1, 2 * rows, 2 * columns, features)
+    _, rows, columns, features = cells.shape
+    pixels = cells.reshape(-1, rows, columns, 2, 2, features // 4).swapaxes(2, 3)
+    return pixels.reshape(-1, 2 * rows, 2 * columns, features // 4)
+
+
+def _cell_taps(taps: Array) -> Array:
+    """A kernel over pixels as one over their cells: [6, 6, F, G] -> [3, 3, 4 F, G]."""
+    _, _, inputs, features = taps.shape
+    taps = taps.reshape(3, 2, 3, 2, inputs, features).swapaxes(1, 2)
+    return taps.reshape(3, 3, 4 * inputs, features)
 
 
 def _double(h: Array, kernel: Array) -> Array:
@@ -110,16 +116,15 @@ def _double(h: Array, kernel: Array) -> Array:
     taps = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     taps = taps.reshape(3, 2, 3, 2, inputs, features)[:, ::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(3, 3, inputs, 4 * features)
-    return _pixels(convolve(h, taps, (1, 1)), features)
+    return _pixels(convolve(h, taps, (1, 1)))
 
 
 def _halve(h: Array, kernel: Array) -> Array:
-    (_, *sides, inputs), features = h.shape, kernel.shape[-1]
+    sides = h.shape[1:3]
     h = jnp.pad(h, ((0, 0), *((0, side % 2) for side in sides), (0, 0)))
     # "SAME" centres the window on the first pixel of a cell where a side is odd, else between.
     missing = ((1 - side % 2, side % 2) for side in sides)
-    taps = jnp.pad(kernel, (*missing, (0, 0), (0, 0))).reshape(3, 2, 3, 2, inputs, features)
-    taps = taps.swapaxes(1, 2).reshape(3, 3, 4 * inputs, features)
+    taps = _cell_taps(jnp.pad(kernel, (*missing, (0, 0), (0, 0))))
     return convolve(_cells(h), taps, (1, 1))
 
 
