@@ -169,6 +169,16 @@ def _build_critic(config: Config):
     return critics.ResidualCritic(**sizes, conditional=config.critic != "unconditional")
 
 
+def _build_contrast(config: Config):
+    """The contrast, and the network of a `learned` one, which is the critic player's; else None."""
+    name, covariance = config.contrast_name, config.covariance
+    if name != "learned":
+        return Contrast(name, covariance), None
+    sizes = (config.latent_dim, config.width, config.depth)
+    network = critics.LearnedContrast(*sizes, config.layer_dtype)
+    return Contrast(name, covariance, lambda psi, x: network.apply(psi["contrast"], x)), network
+
+
 def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     """The model of a config, for images x of `event_shape` (height, width, channels).
 
@@ -181,11 +191,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
             "(height, width, channels)"
         )
     encoder, decoder = _build_encoder(config), _build_decoder(config, event_shape)
-    critic = _build_critic(config)
-    learned = config.contrast_name == "learned"
-    network = critics.LearnedContrast(
-        config.latent_dim, config.width, config.depth, config.layer_dtype
-    )
+    critic, (contrast, network) = _build_critic(config), _build_contrast(config)
     likelihood = LIKELIHOODS[config.likelihood]
     informed = config.critic == "informed"
 
@@ -197,7 +203,7 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         if not config.explicit:
             context = View(x, encoding.features, None).context
             psi["critic"] = critic.init(keys[2], context, z, *([z[..., 0]] if informed else []))
-        if learned:
+        if network is not None:
             psi["contrast"] = network.init(keys[3], x)
         return Params(encoder=phi, decoder=decoder.init(keys[1], z[0]), critic=psi)
 
@@ -225,10 +231,6 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         mean=likelihood.mean,
         draw=likelihood.draw,
         log_ratio=None if config.explicit else log_ratio,
-        contrast=Contrast(
-            config.contrast_name,
-            config.covariance,
-            (lambda params, x: network.apply(params["contrast"], x)) if learned else None,
-        ),
+        contrast=contrast,
     )
     return model

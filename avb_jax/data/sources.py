@@ -88,18 +88,7 @@ def load(
     if loading not in DATA_LOADING:
         raise ValueError(f"loading must be one of {', '.join(DATA_LOADING)}, got {loading!r}")
     limit = {"memory": math.inf, "stream": 0.0, "auto": 1e9 * memory_limit_gb}[loading]
-    if name == "digits":
-        splits = _digits()
-    elif name == "four_images":
-        splits = _four_images()
-    elif name in prepared.SPLITS:
-        splits = [Split(*pair) for pair in prepared.read(name, data_dir, progress, limit)]
-    elif Path(name).suffix in (".npz", ".npy"):
-        splits = _own(name, limit)
-    else:
-        raise ValueError(
-            f"dataset must be one of {', '.join(DATASETS)}, or a FILE.npz or FILE.npy, got {name!r}"
-        )
+    splits = _read(name, data_dir, limit, progress)
     streamed = isinstance(splits[0].images, Stream)
     if loading == "stream" and not streamed:
         raise ValueError(
@@ -124,6 +113,20 @@ def load_for(config: Config) -> Dataset:
         binarization=config.binarization,
         loading=config.data_loading,
         memory_limit_gb=config.memory_limit_gb,
+    )
+
+
+def _read(name: str, data_dir: str | None, memory_limit: float, progress: bool) -> list[Split]:
+    if name == "digits":
+        return _digits()
+    if name == "four_images":
+        return _four_images()
+    if name in prepared.SPLITS:
+        return [Split(*pair) for pair in prepared.read(name, data_dir, progress, memory_limit)]
+    if Path(name).suffix in (".npz", ".npy"):
+        return _own(name, memory_limit)
+    raise ValueError(
+        f"dataset must be one of {', '.join(DATASETS)}, or a FILE.npz or FILE.npy, got {name!r}"
     )
 
 
