@@ -42,6 +42,7 @@ def errors(fit, z, truth) -> tuple[float, float]:
     return float(error.mean()), float(np.sqrt(np.square(error).mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["logistic", "exp"])
 def test_the_critic_learns_what_the_contrast_lacks(loss):
     """Two modes against a Gaussian of their moments: KL(q‖r) is 0.68 nats, and all is s's."""
@@ -107,6 +108,7 @@ def test_a_conditional_density():
     assert abs(error.mean()) < 0.03 and np.sqrt(np.square(error).mean()) < 0.15
 
 
+@pytest.mark.slow
 def test_the_context_is_what_the_critic_sees_of_x():
     """Without x₁, the scale of z, a fit says the same at any x₁."""
     x = 0.5 * jax.random.normal(jax.random.key(3), (64, 2))

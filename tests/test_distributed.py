@@ -127,7 +127,7 @@ def test_a_run_stopped_again_and_again_ends_as_one_that_never_was(
     assert not list((tmp_path / "run/checkpoints").glob("damaged*"))
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_is_killed_the_other_says_so_within_a_minute(start_both, tmp_path, killed):
     running = start_both(config_of(100_000), tmp_path / "run")
     wait_for_lines(tmp_path / "run", 3, running)

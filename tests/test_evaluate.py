@@ -75,6 +75,7 @@ def test_every_number_says_what_it_is_and_how_it_was_made(evaluated):
     assert abs(ais["value"] - iwae["value"]) < tolerance
 
 
+@pytest.mark.slow
 def test_the_table_shows_directions_and_the_certificate_of_ais(evaluated):
     printed = evaluated[1]
     assert "is at least" in printed and "is at most" in printed and "is about" in printed
@@ -115,6 +116,7 @@ def test_other_methods_leave_what_was_known(evaluated, command_environment, tmp_
     assert changed == {("log_likelihood", "importance", "lower bound")}
 
 
+@pytest.mark.slow
 def _row(entry: dict) -> tuple:
     return entry["name"], entry["method"], entry["kind"]
 

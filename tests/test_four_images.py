@@ -52,6 +52,7 @@ def x():
     return (data.load("four_images").test.images / 255.0).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:critic_loss 'exp_as_written'")
 def test_as_written_the_critic_learns_nothing_and_the_posterior_collapses(x):
     """|T| below 0.3 and spreads below 0.1; the repaired loss, all else alike, shows neither.
@@ -74,7 +75,7 @@ def test_as_written_the_critic_learns_nothing_and_the_posterior_collapses(x):
     assert spreads["exp_as_written"] < 0.1 and spreads["exp"] > 0.4
 
 
-@pytest.mark.parametrize("loss", ["logistic", "exp"])
+@pytest.mark.parametrize("loss", ["logistic", pytest.param("exp", marks=pytest.mark.slow)])
 def test_the_likelihood_comes_close_to_its_limit(loss, x):
     """Exact, by quadrature: within 0.05 nats of −log 4 and never above it."""
     model, state, metrics = fit(critic_loss=loss)

@@ -84,7 +84,7 @@ def test_microbatches_without_noise_are_the_batch():
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
-@pytest.mark.parametrize("encoder", ["basis", "noise-mlp"])
+@pytest.mark.parametrize("encoder", [pytest.param("basis", marks=pytest.mark.slow), "noise-mlp"])
 def test_microbatches_have_the_gradient_of_the_batch_on_average(encoder):
     """Within 4 standard errors in every entry, over 1,000 keys; and as noisy within a quarter."""
     config, model = built(encoder=encoder)
@@ -120,6 +120,7 @@ def test_rematerialisation_changes_memory_and_nothing_else():
     np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
+@pytest.mark.slow
 def test_rematerialisation_takes_less_memory():
     """Of a convolutional decoder of four draws: less than half."""
     config = avb.Config(decoder="conv", width=64, binarization="none", refinements=0)
@@ -128,6 +129,7 @@ def test_rematerialisation_takes_less_memory():
     assert temporary_bytes(again, x) < 0.5 * temporary_bytes(config, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "decoder"), [("basis", "mlp"), ("noise-mlp", "mlp"), ("noise-conv", "conv")]
 )

@@ -70,6 +70,7 @@ def test_with_the_exact_posterior_all_numbers_are_log_p(batch_size):
     assert entries["elbo", "lower bound"]["stderr"] == pytest.approx(spread, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_elbo_falls_short_by_the_kl_divergence():
     """log p(x) − KL(q(z|x)‖p(z|x)) in closed form, for a q that is shifted and too narrow."""
     a, b = 0.8 * SLOPE, 0.7 * VARIANCE**0.5
