@@ -68,6 +68,18 @@ def test_every_combination_builds(encoder, decoder, likelihood, contrast):
     assert model.contrast.name == (contrast or "prior")
 
 
+@pytest.mark.parametrize("encoder", ["noise-conv", "basis"])
+def test_channels_are_those_of_the_convolutions_next_to_the_image(encoder):
+    """The encoder's first and the decoder's last, with an image of 3 channels on the other side."""
+    model = avb.build_model(
+        avb.Config(**SMALL, encoder=encoder, trunk="conv", decoder="conv", channels=6), (9, 9, 3)
+    )
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    for player in (params.encoder, params.decoder):
+        kernels = [leaf.shape for leaf in jax.tree.leaves(player) if leaf.ndim == 4]
+        assert any({3, 6} == set(shape[2:]) for shape in kernels), kernels
+
+
 def test_init_is_a_function_of_the_key():
     model = small_model(encoder="gaussian", likelihood="gaussian")
     init = jax.jit(model.init)
