@@ -90,6 +90,11 @@ def define_training_flags(**defaults) -> None:
     define_evaluation_flags()
 
 
+def workdir_of_flags(config: Config) -> Path:
+    """`--workdir`, or runs/DATASET."""
+    return Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+
+
 def define_evaluation_flags() -> None:
     """Flags of an evaluation."""
     flags.disclaim_key_flags()

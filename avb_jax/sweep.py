@@ -12,6 +12,7 @@ from avb_jax import data, experiment, reporting
 from avb_jax.config import EXPLICIT_ENCODERS, Config
 from avb_jax.evaluation import EvaluationSettings
 from avb_jax.options import check_choices
+from avb_jax.reporting.files import write_atomically
 
 Changes = Mapping[str, Any]  # of a config, field by field
 
@@ -44,9 +45,9 @@ def sweep(
 ) -> list[dict]:
     """Trains and evaluates the runs that the flags ask for, each in a directory of `workdir`.
 
-    Writes their rows to `sweep.jsonl` there: `run` (its directory), `label` (the same, without
-    the seed), `seed`, `config` (what is not by default), `seconds` of training, and the
-    entries of its `evaluation`.
+    Writes `sweep.md`, a table, and `sweep.jsonl` there, a row for each: `run` (its directory),
+    `label` (the same, without the seed), `seed`, `config` (what is not by default), `seconds` of
+    training, and the entries of its `evaluation`.
 
     Args:
         config: of what the flags do not vary.
@@ -68,7 +69,9 @@ def sweep(
         return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
 
     rows = experiment.measure_cases(workdir / "sweep.jsonl", cases, measure, reporting.sweep_line)
-    return [row for row in rows if row["run"] in runs]
+    rows = [row for row in rows if row["run"] in runs]
+    write_atomically(workdir / "sweep.md", reporting.sweep_table(rows).encode())
+    return rows
 
 
 def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[str, Config]]:

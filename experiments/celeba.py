@@ -8,8 +8,6 @@ evaluates. The second takes uint8 images [n, 64, 64, 3] of your own, a few of wh
 paper shows samples and no likelihood; a bound in nats here is of 12,288 8-bit values an image.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 import avb_jax as avb
@@ -38,7 +36,7 @@ experiment.define_training_flags(
 
 def main() -> None:
     config = from_flags(avb.Config, flags.FLAGS)
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+    workdir = experiment.workdir_of_flags(config)
     settings = experiment.evaluation_settings(methods=("importance",), batch_size=10)
     entries = experiment.train_and_evaluate(config, workdir, data.load_for(config), settings)
     print(reporting.evaluation_table(entries))

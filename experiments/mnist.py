@@ -12,7 +12,6 @@ paper's log p(x) by AIS: ~−91.2 by AVB and ~−89.6 by AVB+AC with D = 8 (from
 AVB+AC and −79.1 by VAE+IAF with D = 32. What was measured here stands in docs/results.md.
 """
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,7 +20,6 @@ import avb_jax as avb
 from avb_jax import experiment, reporting
 from avb_jax import sweep as sweeps
 from avb_jax.options import from_flags
-from avb_jax.reporting.files import write_atomically
 
 POSTERIORS: dict[str, sweeps.Changes] = {"avb": {}, **sweeps.VAES}
 # Small convolutions overfit less than MLPs, and small batches of them learn most in a minute.
@@ -80,11 +78,10 @@ def config_of_flags() -> avb.Config:
 
 def main() -> None:
     config = config_of_flags()
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+    workdir = experiment.workdir_of_flags(config)
     rows = sweeps.sweep(config, workdir, experiment.evaluation_settings(), POSTERIORS)
-    table = reporting.sweep_table(rows)
-    write_atomically(workdir / "sweep.md", table.encode())
-    print(f"{config.dataset}, D = {config.latent_dim}, binarisation {config.binarization}\n{table}")
+    print(f"{config.dataset}, D = {config.latent_dim}, binarisation {config.binarization}")
+    print(reporting.sweep_table(rows), end="")
     if config.latent_dim == 2:
         print(f"figure: {reporting.draw_latent_spaces(rows, workdir, workdir / 'latent.png')}")
 

@@ -11,7 +11,6 @@ second compares every contrast and critic loss with both Gaussian posteriors, in
 """
 
 import math
-from pathlib import Path
 
 from absl import flags
 
@@ -20,7 +19,6 @@ from avb_jax import experiment, reporting
 from avb_jax import sweep as sweeps
 from avb_jax.config import CONTRASTS, CRITIC_LOSSES
 from avb_jax.options import from_flags
-from avb_jax.reporting.files import write_atomically
 
 POSTERIORS = {
     "avb": {},
@@ -68,12 +66,10 @@ def main() -> None:
         raise ValueError(
             f"latent_dim was {config.latent_dim}; allowed are 1 and 2, where log p(x) is exact"
         )
-    workdir = Path(flags.FLAGS.workdir or "runs/four_images")
+    workdir = experiment.workdir_of_flags(config)
     settings = experiment.evaluation_settings(methods=METHODS)
     rows = sweeps.sweep(config, workdir, settings, POSTERIORS)
-    table = reporting.sweep_table(rows)
-    write_atomically(workdir / "sweep.md", table.encode())
-    print(f"{table}the best possible log p(x) is {-math.log(4.0):.4f}")
+    print(f"{reporting.sweep_table(rows)}the best possible log p(x) is {-math.log(4.0):.4f}")
     for row in rows:
         if line := reporting.bracket_line(row["evaluation"]):
             print(f"{row['run']}: {line}")

@@ -9,7 +9,6 @@ What was stopped goes on when the command is repeated.
 """
 
 import dataclasses
-from pathlib import Path
 
 from absl import flags
 
@@ -31,7 +30,7 @@ def main() -> None:
     if several and flags.FLAGS.distributed or len(several) > 1:
         given = "distributed" if flags.FLAGS.distributed else several[1]
         raise ValueError(f"{several[0]} was given with {given}; allowed is one of them")
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / Path(config.dataset).stem)
+    workdir = experiment.workdir_of_flags(config)
     if flags.FLAGS.sweep:
         rows = sweeps.sweep(config, workdir, experiment.evaluation_settings())
         return print(reporting.sweep_table(rows))
