@@ -42,7 +42,6 @@ def errors(fit, z, truth) -> tuple[float, float]:
     return float(error.mean()), float(np.sqrt(np.square(error).mean()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["logistic", "exp"])
 def test_the_critic_learns_what_the_contrast_lacks(loss):
     """Two modes against a Gaussian of their moments: KL(q‖r) is 0.68 nats, and all is s's."""
@@ -64,6 +63,7 @@ def test_the_critic_learns_what_the_contrast_lacks(loss):
     np.testing.assert_allclose(fit.log_ratio(z), fit.log_density(z) - moments, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_flow_leaves_the_critic_little_to_do():
     fit = avb.fit_critic(KEY, two_modes, 1, batch_size=512, max_steps=2000, width=32, depth=1)
     z = two_modes(jax.random.key(1), DRAWS)

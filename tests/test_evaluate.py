@@ -75,7 +75,6 @@ def test_every_number_says_what_it_is_and_how_it_was_made(evaluated):
     assert abs(ais["value"] - iwae["value"]) < tolerance
 
 
-@pytest.mark.slow
 def test_the_table_shows_directions_and_the_certificate_of_ais(evaluated):
     printed = evaluated[1]
     assert "is at least" in printed and "is at most" in printed and "is about" in printed
@@ -83,6 +82,7 @@ def test_the_table_shows_directions_and_the_certificate_of_ais(evaluated):
     assert not (evaluated[0] / "evaluation-test").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_gives_the_same_figures(trained, command_environment, tmp_path):
     """SIGKILL once a batch of AIS is kept; bit for bit the figures of a run that was not killed."""
     options = ["--methods=importance,ais", "--batch_size=10", *AIS, *BRIEF]
@@ -116,11 +116,11 @@ def test_other_methods_leave_what_was_known(evaluated, command_environment, tmp_
     assert changed == {("log_likelihood", "importance", "lower bound")}
 
 
-@pytest.mark.slow
 def _row(entry: dict) -> tuple:
     return entry["name"], entry["method"], entry["kind"]
 
 
+@pytest.mark.slow
 def test_the_authors_protocol(trained, command_environment, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)

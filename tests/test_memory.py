@@ -129,7 +129,6 @@ def test_rematerialisation_takes_less_memory():
     assert temporary_bytes(again, x) < 0.5 * temporary_bytes(config, x)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "decoder"), [("basis", "mlp"), ("noise-mlp", "mlp"), ("noise-conv", "conv")]
 )
@@ -151,6 +150,7 @@ def test_bfloat16_is_near_float32(encoder, decoder):
     assert np.linalg.norm(other - one) < 0.05 * np.linalg.norm(one)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns():
     """200 steps: the ELBO estimate within 0.3 nats of the one in float32."""
     ends = []

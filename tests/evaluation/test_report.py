@@ -70,7 +70,6 @@ def test_with_the_exact_posterior_all_numbers_are_log_p(batch_size):
     assert entries["elbo", "lower bound"]["stderr"] == pytest.approx(spread, rel=1e-4)
 
 
-@pytest.mark.slow
 def test_elbo_falls_short_by_the_kl_divergence():
     """log p(x) − KL(q(z|x)‖p(z|x)) in closed form, for a q that is shifted and too narrow."""
     a, b = 0.8 * SLOPE, 0.7 * VARIANCE**0.5
@@ -86,6 +85,7 @@ def test_elbo_falls_short_by_the_kl_divergence():
     assert np.all(np.abs(value - (EXACT - kl)) < 5 * stderr + 1e-5)
 
 
+@pytest.mark.slow
 def test_an_implicit_posterior_has_an_estimate_and_a_bracket(monkeypatch):
     """q(z|x) = N(a x, b²) again, now seen through its draws and its kernel alone."""
     monkeypatch.setattr("avb_jax.evaluation.elbo.KERNELS", 2**12)
