@@ -22,6 +22,7 @@ from absl import flags
 from posteriors.groups import NAMES, draw_exact, log_joint, simulate
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.posterior.amortized import AMORTIZED
 from avb_jax.reporting.files import plain, write_atomically
 
 BLOCK = 50  # data sets whose posteriors are drawn from at once
@@ -30,8 +31,7 @@ flags.DEFINE_integer("num_simulations", 500, "data sets that are ranked", lower_
 flags.DEFINE_integer("num_draws", 100, "L, of each posterior", lower_bound=1)
 flags.DEFINE_integer("num_rows", 20_000, "data sets that the network is fitted to", lower_bound=1)
 flags.DEFINE_integer("num_steps", posterior.Settings().num_steps, "of AVB", lower_bound=1)
-flags.DEFINE_integer("transitions", posterior.Settings().transitions, "Hamiltonian; 0: none",
-                     lower_bound=0)  # fmt: skip
+flags.DEFINE_integer("transitions", AMORTIZED.transitions, "Hamiltonian; 0: none", lower_bound=0)
 flags.DEFINE_integer("seed", 0, "of data and fit")
 flags.DEFINE_string("workdir", "runs/calibration", "where the ranks go")
 

@@ -71,11 +71,13 @@ def measure(case: dict) -> dict:
     seconds = time.perf_counter() - start
     ours = np.stack(list(flatten(draws, sites).values()), axis=1)
     reference = np.stack(list(known.values()), axis=1)
+    row = {**case, "seconds": round(seconds, 1)}
+    if not np.isfinite(ours).all():  # a guide may diverge
+        return row
     if case["seed"] == 0:
         for name, some in ((case["method"], ours), (REFERENCE, reference)):
             reporting.save_draws(draws_path(case["target"], name), some, list(known))
-    errors = largest_errors(ours[: values.num_draws], reference, case["seed"])
-    row = {**case, **errors, "seconds": round(seconds, 1)}
+    row |= largest_errors(ours[: values.num_draws], reference, case["seed"])
     if on_grid and count == GRID_DRAWS:
         row["kl"] = kl_on_grid(shape, ours, rng)
     return row

@@ -5,7 +5,8 @@ from avb_jax.posterior.coordinates import Start
 from avb_jax.posterior.diagnostics import classifier_two_sample_test, ecdf_band, rank_statistics
 from avb_jax.posterior.fit import Settings, fit, load
 from avb_jax.posterior.fitted import ELBO, Posterior
-from avb_jax.posterior.numpyro_models import AutoAVB, NumPyroPosterior, fit_numpyro
+from avb_jax.posterior.guide import AutoAVB
+from avb_jax.posterior.numpyro_models import NumPyroPosterior, fit_numpyro, load_numpyro
 
 __all__ = [
     "ELBO",
@@ -21,5 +22,6 @@ __all__ = [
     "fit_amortized",
     "fit_numpyro",
     "load",
+    "load_numpyro",
     "rank_statistics",
 ]

@@ -23,6 +23,7 @@ from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree, View
 ROWS = 64  # data points a step
 MOMENT_DRAWS = 256  # of each row, behind the scale of its transitions
 TUNED_ROWS = 16
+AMORTIZED = DEFAULTS._replace(transitions=20)  # of every row: few, for there are many rows
 STEEPEST = 1e3  # nats per unit of w, of gradients
 
 
@@ -160,7 +161,7 @@ def fit_amortized(
     dim: int,
     key: Key,
     *,
-    settings: Settings = DEFAULTS,
+    settings: Settings = AMORTIZED,
     progress: bool = False,
 ) -> AmortizedPosterior:
     """Learns q(z|x) for p(z|x) ∝ exp(log_joint(x, z)), one posterior for each row of the data.
@@ -170,8 +171,8 @@ def fit_amortized(
         data: [n, F], floats; the network sees each column standardised, log_joint as it is.
         dim: D. z should be of the order of one, as unconstrained parameters mostly are.
         key: the same key gives the same posterior.
-        settings: as for `fit`; `num_samples` draws are divided over 64 rows a step, at least
-            max(16, 3 D) for each.
+        settings: as for `fit`, but that draws take all the `transitions`, 20 by default;
+            `num_samples` draws are divided over 64 rows a step, at least max(16, 3 D) for each.
         progress: whether to show a bar.
 
     Raises:

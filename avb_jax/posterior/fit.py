@@ -17,15 +17,15 @@ from avb_jax.optimizers import build_optimizers
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.engine import EXTRA_NOISE, build_model
 from avb_jax.posterior.fitted import FILE, Posterior
-from avb_jax.posterior.start import find_start
-from avb_jax.posterior.transitions import Transitions, tune
+from avb_jax.posterior.start import find_start, moments_of
+from avb_jax.posterior.transitions import Transitions, number_needed, settle, tune
 from avb_jax.step import fuse_steps, init_state, make_train_step
 from avb_jax.types import Array, Key, Params
 
 STEPS_PER_CALL = 100
 COLDEST = 0.02  # first inverse temperature
 CLIP_NORM = 5.0  # of each gradient
-TUNED = 256  # draws that the transitions' step is tuned on, and 16 times as many for q's moments
+PILOTS, ADAPTATIONS = 512, 3  # draws that transitions are adapted to, in so many rounds
 ASTRAY = 8.0  # standard deviation of w = arcsinh of a coordinate, above which q has run away
 
 
@@ -40,7 +40,8 @@ class Settings(NamedTuple):
         learning_rate: of the sampler; both fall by a cosine.
         critic_learning_rate: of the critic.
         warm_share: of the steps, how many lead from the start's Gaussian to p.
-        transitions: Hamiltonian ones that end the sampler; 0: none.
+        transitions: Hamiltonian ones that end the sampler, at most: as many as let draws forget
+            where they were; 0: none.
         leapfrog: steps of each.
     """
 
@@ -51,7 +52,7 @@ class Settings(NamedTuple):
     learning_rate: float = 2e-3
     critic_learning_rate: float = 2e-3
     warm_share: float = 0.3
-    transitions: int = 20
+    transitions: int = 200
     leapfrog: int = 8
 
 
@@ -162,26 +163,50 @@ def finish(
     coordinates: Coordinates, model: Model, params: Params, settings: Settings, key: Key, elbo
 ) -> Posterior:
     """The posterior of a trained sampler: its moments, and transitions tuned to it."""
-    keys = jax.random.split(key)
-    w = model.encode(params, keys[0], jnp.ones((1, 1)), 16 * TUNED).z[:, 0]
+    keys = jax.random.split(key, 3)
+
+    @jax.jit
+    def pilots(params):
+        w = model.encode(params, keys[0], jnp.ones((1, 1)), PILOTS).z[:, 0]
+        return settle(coordinates.log_density, w, keys[1])
+
+    w = pilots(params)
     spread = float(jnp.max(jnp.std(w, axis=0)))
     if not spread < ASTRAY:
         raise ValueError(
             f"q ran away to {spread:.1f} e-folds of its start's width: log_joint is improper, or "
             "nearly so; allowed is a density that can be normalised"
         )
-    moments = Start(jnp.mean(w, axis=0), jnp.linalg.cholesky(jnp.atleast_2d(jnp.cov(w.T))))
-    log_density = partial(_log_density, coordinates, moments)
-    step_size = jnp.ones([])
-    if settings.transitions:
-        tuned = jax.jit(lambda v: tune(log_density, v, keys[1], settings.leapfrog)[1])
-        step_size = tuned(moments.locate(w[:TUNED]))
-    transitions = Transitions(step_size, settings.transitions, settings.leapfrog)
-    return Posterior(coordinates, model, params, moments, transitions, settings, elbo)
+    adapted = _adapt(coordinates, w, keys[2], settings)
+    return Posterior(coordinates, model, params, *adapted, settings, elbo)
 
 
-def _log_density(coordinates: Coordinates, moments: Start, v: Array) -> Array:
-    return coordinates.log_density(moments.place(v))
+def _adapt(
+    coordinates: Coordinates, w: Array, key: Key, settings: Settings
+) -> tuple[Start, Transitions]:
+    """The transitions' coordinates, step size and number, by what pilot draws [n, D] of w do."""
+    keys, leapfrog = jax.random.split(key, ADAPTATIONS + 1), settings.leapfrog
+
+    def log_density(moments, v):
+        return coordinates.log_density(moments.place(v))
+
+    @jax.jit
+    def tuned(moments, w, key):
+        v, step_size = tune(partial(log_density, moments), moments.locate(w), key, leapfrog)
+        return moments.place(v), step_size
+
+    @jax.jit
+    def needed(moments, w, step_size, key):
+        of = (partial(log_density, moments), moments.locate(w), step_size, key)
+        return number_needed(*of, leapfrog, settings.transitions)
+
+    if not settings.transitions:
+        return moments_of(w), Transitions(jnp.ones([]), 0, leapfrog)
+    for round_key in keys[1:]:
+        moments = moments_of(w)
+        w, step_size = tuned(moments, w, round_key)
+    number = int(needed(moments, w, step_size, keys[0]))
+    return moments, Transitions(step_size, number, leapfrog)
 
 
 def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterior:
@@ -196,6 +221,7 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
     try:
         about = json.loads((directory / FILE).read_text())
         dim, settings = about["dim"], Settings(**about["settings"])
+        number, elbo = int(about["transitions"]), float(about["elbo"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} holds no posterior that was saved: {error}") from None
     none = Start(jnp.zeros(dim), jnp.eye(dim))
@@ -208,5 +234,5 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
     params, moments, start, step_size = restored[1]
     coordinates = Coordinates(start, log_joint)
     model = build_model(coordinates, dim, settings.width, settings.depth)
-    transitions = Transitions(step_size, settings.transitions, settings.leapfrog)
-    return Posterior(coordinates, model, params, moments, transitions, settings, about["elbo"])
+    transitions = Transitions(step_size, number, settings.leapfrog)
+    return Posterior(coordinates, model, params, moments, transitions, settings, elbo)

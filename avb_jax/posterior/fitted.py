@@ -31,7 +31,8 @@ class ELBO(NamedTuple):
 
     Attributes:
         lower: a lower bound in expectation, by the sampler's kernels before its transitions, which
-            only ever raise the ELBO (they leave p as it is, and KL(q‖p) cannot rise).
+            only ever raise the ELBO (they leave p as it is, and KL(q‖p) cannot rise). Draws that
+            are astray, which transitions do not start from, count in it.
         estimate: by a critic fitted to the draws.
         upper: an upper bound in expectation, by the same critic (`Calibration.kl_lower_bound`).
         stderr: of the estimate, over draws.
@@ -50,7 +51,7 @@ class Posterior:
         coordinates: w, in which it was learned.
         model: the engine's model, in w.
         params: its parameters.
-        moments: mean and scale of q's w before the transitions.
+        moments: mean and scale of w, in whose units the transitions step.
         transitions: those that end the sampler.
         settings: how it was fitted.
         training_elbo: the trained critic's last estimate, before the transitions; no bound.
@@ -150,7 +151,8 @@ class Posterior:
         with Checkpoints(directory) as checkpoints:
             checkpoints.save(0, self._arrays())
         about = {
-            "dim": self.dim, "settings": self.settings._asdict(), "elbo": float(self.training_elbo)
+            "dim": self.dim, "settings": self.settings._asdict(),
+            "transitions": self.transitions.number, "elbo": float(self.training_elbo),
         }  # fmt: skip
         write_atomically(directory / FILE, json.dumps(about, indent=2).encode())
 

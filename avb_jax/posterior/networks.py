@@ -10,7 +10,7 @@ from avb_jax.networks.critics import latent_features
 from avb_jax.types import Array, Kernel
 
 INITIAL_BLUR, LEAST_BLUR = 0.3, 0.005  # of the Gaussian that ends the sampler, in units of q's
-WIDEST = 5.0  # log of the most that the noise may stretch a coordinate
+NARROW, WIDE = 5.0, 1.5  # log of the most that a coordinate may shrink and stretch
 LINEAR = 10.0  # nats up to which a gain enters as it is
 zeros = nn.initializers.zeros_init()
 
@@ -35,7 +35,8 @@ class Sampler(nn.Module):
             g = g + dense()(nn.gelu(dense()(g) + dense(use_bias=False)(noise)))
         out = nn.Dense(2 * dim, kernel_init=zeros)(nn.gelu(g))
         stretch, shift = jnp.split(out, 2, axis=-1)
-        stretch = WIDEST * jnp.tanh(stretch / WIDEST)
+        most = jnp.where(stretch < 0.0, NARROW, WIDE)
+        stretch = most * jnp.tanh(stretch / most)
         start = math.log((INITIAL_BLUR - LEAST_BLUR) / (1.0 - INITIAL_BLUR))
         blur = self.param("blur", nn.initializers.constant(start), (dim,))
         blur = LEAST_BLUR + (1.0 - LEAST_BLUR) * nn.sigmoid(blur)

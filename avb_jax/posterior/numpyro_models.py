@@ -1,13 +1,13 @@
-"""`fit_numpyro` and `AutoAVB`: implicit posteriors of NumPyro models, in their own spaces."""
+"""`fit_numpyro` and `load_numpyro`: implicit posteriors of NumPyro models, in their own spaces."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from avb_jax.posterior.fit import DEFAULTS, Settings, fit
+from avb_jax.posterior.fit import DEFAULTS, Settings, fit, load
 from avb_jax.posterior.fitted import Posterior
 from avb_jax.types import Array, Key
 
@@ -15,20 +15,25 @@ Draws = dict[str, Array]
 
 
 class NumPyroPosterior:
-    """The posterior of a NumPyro model. Made by `fit_numpyro`.
+    """The posterior of a NumPyro model. Made by `fit_numpyro` and `load_numpyro`.
 
     Attributes:
         flat: the `Posterior` of the flat unconstrained vector.
         log_joint: its density: z [D] -> nats.
+        latent: names of the model's latent sites.
     """
 
     def __init__(self, flat: Posterior, model: Callable, space: "_Space", arguments: tuple):
-        self.flat, self.log_joint = flat, space.log_joint
+        self.flat, self.log_joint, self.latent = flat, space.log_joint, space.latent
         self._model, self._space, self._arguments = model, space, arguments
 
     def sample(self, key: Key, num_samples: int = 1000) -> Draws:
         """Draws in the model's own space, deterministic sites too: {site: [n, ...]}."""
         return self._space.constrain(self.flat.sample(key, num_samples))
+
+    def save(self, directory: str | Path) -> None:
+        """Writes all but the model and its arguments into a directory: see `load_numpyro`."""
+        self.flat.save(directory)
 
     def to_arviz(self, key: Key, num_samples: int = 1000) -> Any:
         """Draws as `arviz.InferenceData`, one chain of n.
@@ -46,7 +51,7 @@ class NumPyroPosterior:
         keys = jax.random.split(key)
         z = self.flat.sample(keys[0], num_samples)
         draws, (args, kwargs) = self._space.constrain(z), self._arguments
-        latent = {name: draws[name] for name in self._space.latent}
+        latent = {name: draws[name] for name in self.latent}
         observed = self._space.observed
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             terms = log_likelihood(self._model, latent, *args, **kwargs)
@@ -175,60 +180,19 @@ def fit_numpyro(
     return NumPyroPosterior(flat, model, space, (args, kwargs))
 
 
-class AutoAVB:
-    """A guide with the interface of NumPyro's automatic ones, for what needs draws alone.
+def load_numpyro(
+    directory: str | Path, model: Callable, *args: Any, **kwargs: Any
+) -> NumPyroPosterior:
+    """A posterior that `NumPyroPosterior.save` wrote, of the same model and arguments.
 
-    `fit` takes the place of SVI, whose loss needs a density that an implicit guide has not;
-    `numpyro.infer.Predictive(model, guide=guide, params={}, num_samples=n)` works after it.
-
-    Args:
-        model: as for `fit_numpyro`.
-        settings: see `Settings`.
+    Raises:
+        ValueError: if the directory holds none, is damaged, or holds one of another dimension.
     """
-
-    def __init__(self, model: Callable, *, settings: Settings = DEFAULTS):
-        self.model, self.settings = model, settings
-        self._posterior: NumPyroPosterior | None = None
-
-    def fit(self, key: Key, *args: Any, progress: bool = False, **kwargs: Any) -> "AutoAVB":
-        """Fits the posterior, given the model's own arguments; returns the guide."""
-        self._posterior = fit_numpyro(
-            self.model, *args, key=key, settings=self.settings, progress=progress, **kwargs
+    space = _Space(model, jax.random.key(0), args, kwargs)
+    flat = load(directory, space.log_joint)
+    if flat.dim != space.dim:
+        raise ValueError(
+            f"{directory} holds a posterior of {flat.dim} unconstrained numbers, and the model has "
+            f"{space.dim}; allowed is the model that it was fitted to"
         )
-        return self
-
-    @property
-    def posterior(self) -> NumPyroPosterior:
-        """What was fitted; raises ValueError where nothing was."""
-        if self._posterior is None:
-            raise ValueError("the guide is not fitted yet; call fit(key, ...) first")
-        return self._posterior
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Draws:
-        """One draw, its latents registered as the guide's sites."""
-        import numpyro
-        import numpyro.distributions as dist
-        from numpyro import handlers
-
-        latent, key = self.posterior._space.latent, numpyro.prng_key()
-        with handlers.block():  # the density that moves the draws runs the model too
-            draws = self.sample_posterior(key, sample_shape=())
-        return {
-            name: numpyro.sample(name, dist.Delta(draws[name], event_dim=draws[name].ndim))
-            for name in latent
-        }
-
-    def sample_posterior(self, key: Key, params: Any = None, *, sample_shape: tuple = ()) -> Draws:
-        """Draws in the model's own space, of the given shape before each site's own."""
-        count = int(np.prod(sample_shape, dtype=int))
-        draws = self.posterior.sample(key, count)
-        return {k: v.reshape(*sample_shape, *v.shape[1:]) for k, v in draws.items()}
-
-    def median(self, params: Any = None) -> Draws:
-        """Each site's median, of 4,000 draws."""
-        return self.quantiles(params, 0.5)
-
-    def quantiles(self, params: Any, quantiles: float | list[float]) -> Draws:
-        """Each site's quantiles, of 4,000 draws: the quantiles' axis is the first."""
-        draws = self.posterior.sample(jax.random.key(0), 4000)
-        return {k: jnp.quantile(v, jnp.asarray(quantiles), axis=0) for k, v in draws.items()}
+    return NumPyroPosterior(flat, model, space, (args, kwargs))

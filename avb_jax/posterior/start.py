@@ -68,17 +68,17 @@ def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) ->
     move = jax.jit(lambda start, z, key: _move(Coordinates(start, log_joint), z, key))
     spread = jnp.std(z, axis=0)
     for number in range(ROUNDS):
-        z = move(_moments(z), z, jax.random.fold_in(keys[1], number))
+        z = move(moments_of(z), z, jax.random.fold_in(keys[1], number))
     growth = float(jnp.max(jnp.std(z, axis=0) / spread))
     if not growth < RUNAWAY:
         raise ValueError(
             f"chains ran away to {growth:.3g} times the width that quasi-Newton paths found: "
             "log_joint is improper, or nearly so; allowed is a density that can be normalised"
         )
-    return _moments(z)
+    return moments_of(z)
 
 
-def _moments(z: Array) -> Start:
+def moments_of(z: Array) -> Start:
     """Mean and scale of draws [n, D]; a floor keeps the scale regular where they coincide."""
     values = np.asarray(z, np.float64)
     covariance = np.atleast_2d(np.cov(values.T))
@@ -113,7 +113,7 @@ def _pathfind(log_joint: LogDensity, begin: Array, key: Key) -> Array:
         )
     # Of the precision -H: its size in each direction, and no wider than WIDEST.
     curvature, axes = np.linalg.eigh(np.where(fine[:, None, None], hessians, 0.0).astype(float))
-    widths = np.minimum(np.abs(curvature) ** -0.5, WIDEST)
+    widths = np.maximum(np.abs(curvature), WIDEST**-2) ** -0.5
     noise = rng.normal(size=(len(points), PATH_DRAWS, begin.shape[1])) * widths[:, None]
     draws = np.asarray(points, float)[:, None] + np.einsum("pde,pne->pnd", axes, noise)
     evaluate = jax.jit(lambda z: jax.lax.map(jax.vmap(guarded), z))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 Limits = tuple[float, float]
 COLUMNS = ("target", "method", "seed", "mean", "spread", "quantiles", "C2ST", "KL, nats", "s")
+DIVERGED = "not finite"  # draws, some of them
 MOST_DRAWS = 2000  # kept of a method
 MOST_MARGINALS = 6
 BINS = 36
@@ -29,7 +30,10 @@ _LEAST_WIDTH = 6.0  # of titles
 
 
 def _cells(row: Row) -> list[str]:
-    errors = [f"{row[name]:.3f}" for name in ("mean", "spread", "quantiles", "c2st")]
+    errors = [
+        f"{row[name]:.3f}" if name in row else DIVERGED
+        for name in ("mean", "spread", "quantiles", "c2st")
+    ]
     kl = f"{row['kl']:.3f}" if "kl" in row else ""
     return [row["target"], row["method"], str(row["seed"]), *errors, kl, f"{row['seconds']:.0f}"]
 
@@ -47,7 +51,7 @@ def posterior_line(row: Row) -> str:
 def posterior_table(rows: Sequence[Row]) -> str:
     """All fits as a Markdown table, target by target, nearest first (by C2ST)."""
     order = list(dict.fromkeys(row["target"] for row in rows))
-    nearest = sorted(rows, key=lambda row: (order.index(row["target"]), row["c2st"]))
+    nearest = sorted(rows, key=lambda row: (order.index(row["target"]), row.get("c2st", 1.0)))
     return markdown_table(COLUMNS, map(_cells, nearest))
 
 

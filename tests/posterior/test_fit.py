@@ -8,7 +8,7 @@ import pytest
 import avb_jax as avb
 from avb_jax.posterior import Settings
 from avb_jax.posterior.coordinates import Coordinates, Start
-from avb_jax.posterior.transitions import Transitions, transit
+from avb_jax.posterior.transitions import Transitions, number_needed, settle, transit
 
 QUICK = Settings(num_steps=300, num_samples=128, width=16, depth=1, transitions=4, leapfrog=4)
 MEAN = np.array([3.0, -1.0])
@@ -102,13 +102,37 @@ def test_where_the_density_is_not_finite_draws_are_led_back():
     np.testing.assert_array_equal(slope, -2.0 * w)
 
 
+def standard_normal(u):
+    return -0.5 * jnp.sum(jnp.square(u))
+
+
+def test_draws_astray_give_way_to_others_and_the_rest_stay():
+    u = jax.random.normal(jax.random.key(0), (N, 2)).at[::100].set(1e8)
+    settled = np.asarray(settle(standard_normal, u, jax.random.key(1)))
+    fine = np.arange(N) % 100 > 0
+    np.testing.assert_array_equal(settled[fine], np.asarray(u)[fine])
+    assert np.all(np.isin(settled[~fine], np.asarray(u)[fine]))
+    assert len(np.unique(settled[~fine])) > N // 100  # not one of them alone
+
+
+def test_transitions_are_as_many_as_let_draws_forget():
+    """Draws of a Gaussian do so soon; those of two modes far apart never."""
+
+    def two_modes(u):
+        return jnp.logaddexp(standard_normal(u - 20.0), standard_normal(u + 20.0))
+
+    def count(log_density, u):
+        return int(number_needed(log_density, u, jnp.float32(0.8), jax.random.key(1), 4, 100))
+
+    u = jax.random.normal(jax.random.key(0), (512, 2))
+    assert 0 < count(standard_normal, u) < 100
+    sides = jnp.where(jnp.arange(512) % 2 > 0, 20.0, -20.0)
+    assert count(two_modes, u + sides[:, None]) == 100
+
+
 def test_transitions_leave_the_density_as_it_is():
     """Exact draws of N(0, I) stay so; draws that are too narrow grow to it."""
-    moves = Transitions(jnp.float32(0.8), 10, 4)
-
-    def log_density(u):
-        return -0.5 * jnp.sum(jnp.square(u))
-
+    moves, log_density = Transitions(jnp.float32(0.8), 10, 4), standard_normal
     exact = jax.random.normal(jax.random.key(0), (N, 2))
     after, acceptance = transit(log_density, exact, jax.random.key(1), moves)
     assert 0.5 < acceptance <= 1.0

@@ -59,6 +59,19 @@ def test_arviz_s_groups(guide):
     assert set(az.summary(data).index) == {"mu", "rho", "double"}
 
 
+def test_a_saved_posterior_of_a_model_is_given_back(guide, tmp_path):
+    guide.posterior.save(tmp_path / "fit")
+    loaded = avb.posterior.load_numpyro(tmp_path / "fit", model, 0.5, y=Y)
+    first, second = (fit.sample(jax.random.key(3), 5) for fit in (guide.posterior, loaded))
+    np.testing.assert_array_equal(first["mu"], second["mu"])
+
+    def another(scale, y=None):
+        numpyro.sample("mu", dist.Normal(0.0, scale))
+
+    with pytest.raises(ValueError, match="holds a posterior of 2 unconstrained .* model has 1"):
+        avb.posterior.load_numpyro(tmp_path / "fit", another, 0.5, y=Y)
+
+
 def test_the_guide_serves_predictive(guide):
     predictive = numpyro.infer.Predictive(model, guide=guide, params={}, num_samples=7)
     with jax.numpy_dtype_promotion("standard"):

@@ -50,7 +50,10 @@ def test_exact_draws_have_no_divergence_and_others_have_theirs(name):
 
 def test_the_table_has_the_nearest_first():
     row = {"target": "ring", "seed": 0, "mean": 0.1, "spread": 0.2, "quantiles": 0.3, "seconds": 9}
-    rows = [{**row, "method": "iaf", "c2st": 0.7}, {**row, "method": "avb", "c2st": 0.5, "kl": 0.1}]
+    diverged = {"target": "ring", "method": "bnaf", "seed": 0, "seconds": 9}
+    rows = [diverged, {**row, "method": "avb", "c2st": 0.5, "kl": 0.1}]
+    rows.append({**row, "method": "iaf", "c2st": 0.7})
     lines = reporting.posterior_table(rows).splitlines()
     assert lines[2].startswith("| ring | avb |") and "| 0.100 |" in lines[2]
+    assert lines[4].startswith("| ring | bnaf | 0 | not finite |")
     assert "C2ST 0.500, KL 0.100 nats; 9 s" in reporting.posterior_line(rows[1])
