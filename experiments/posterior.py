@@ -3,11 +3,11 @@
     python experiments/posterior.py --target=banana
     python experiments/posterior.py --target=all --posteriordb=DIR
 
-writes posterior.jsonl (one fit a line; one that is there is not made again), posterior.md, a figure
-of each target's marginals and pairs, and the draws it is made of, into --workdir. Errors are the
-largest over parameters, in standard deviations of the reference: exact draws, or posteriordb's.
-C2ST is 0.5 where a classifier cannot tell draws from the reference. AVB is given twice: with the
-Hamiltonian transitions that end its sampler, and without.
+writes posterior.jsonl (one fit a line; one that is there is not made again), posterior.md,
+summary.md (C2ST alone), a figure of each target's marginals and pairs, and the draws it is made of,
+into --workdir. Errors are the largest over parameters, in standard deviations of the reference:
+exact draws, or posteriordb's. C2ST is 0.5 where a classifier cannot tell draws from the reference.
+AVB is given twice: with the Hamiltonian transitions that end its sampler, and without.
 """
 
 import time
@@ -121,9 +121,10 @@ def main() -> None:
     rows = experiment.measure_cases(
         workdir / "posterior.jsonl", cases(), measure, reporting.posterior_line
     )
-    table = reporting.posterior_table(rows)
+    summary, table = reporting.posterior_summary(rows), reporting.posterior_table(rows)
+    write_atomically(workdir / "summary.md", summary.encode())
     write_atomically(workdir / "posterior.md", table.encode())
-    print(table)
+    print(f"{table}\n{summary}")
     for target in targets():
         draw_figure(target)
 

@@ -55,6 +55,22 @@ def posterior_table(rows: Sequence[Row]) -> str:
     return markdown_table(COLUMNS, map(_cells, nearest))
 
 
+def posterior_summary(rows: Sequence[Row]) -> str:
+    """C2ST of each method, target by target, as a Markdown table; means over seeds."""
+    targets, methods = (
+        list(dict.fromkeys(row[name] for row in rows)) for name in ("target", "method")
+    )
+
+    def cell(target: str, method: str) -> str:
+        found = [row for row in rows if (row["target"], row["method"]) == (target, method)]
+        if any("c2st" not in row for row in found):
+            return DIVERGED
+        return f"{np.mean([row['c2st'] for row in found]):.3f}" if found else ""
+
+    lines = [[target, *(cell(target, method) for method in methods)] for target in targets]
+    return markdown_table(("C2ST", *methods), lines)
+
+
 def save_draws(
     path: str | os.PathLike, draws: np.ndarray, names: Sequence[str], most: int = MOST_DRAWS
 ) -> Path:

@@ -56,4 +56,8 @@ def test_the_table_has_the_nearest_first():
     lines = reporting.posterior_table(rows).splitlines()
     assert lines[2].startswith("| ring | avb |") and "| 0.100 |" in lines[2]
     assert lines[4].startswith("| ring | bnaf | 0 | not finite |")
+    summary = reporting.posterior_summary([*rows, {**rows[1], "seed": 1, "c2st": 0.6}])
+    assert summary.splitlines()[::2] == [
+        "| C2ST | bnaf | avb | iaf |", "| ring | not finite | 0.550 | 0.700 |"
+    ]  # fmt: skip
     assert "C2ST 0.500, KL 0.100 nats; 9 s" in reporting.posterior_line(rows[1])
