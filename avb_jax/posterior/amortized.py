@@ -59,7 +59,7 @@ def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> 
 
     def density(w, x):
         def of_row(x, w):
-            return Coordinates(unit, partial(log_joint, x), STEEPEST).log_density(w)
+            return Coordinates.at(unit, partial(log_joint, x), STEEPEST).log_density(w)
 
         return jax.vmap(jax.vmap(of_row), (None, 0))(x, w)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from avb_jax.types import Array
 
-NOWHERE = -1e4  # nats, of a draw at which log_joint is not finite
+NOWHERE = -1e4  # nats from the level, of a draw at which log_joint is not finite
 
 LogDensity = Callable[[Array], Array]
 
@@ -56,11 +56,19 @@ class Coordinates(NamedTuple):
         log_joint: z [D] -> nats.
         steepest: limit of each entry of log p's gradient, nats per unit of w. A draw far astray
             may say anything, and must not drown what the others say.
+        level: what is an ordinary value of log_joint, nats: data may make it −10⁴ or 10⁴.
     """
 
     start: Start
     log_joint: LogDensity
     steepest: float = math.inf
+    level: Array | float = 0.0
+
+    @classmethod
+    def at(cls, start: Start, log_joint: LogDensity, steepest: float = math.inf) -> "Coordinates":
+        """Those whose level is that of the start's mean."""
+        value = log_joint(start.mean)
+        return cls(start, log_joint, steepest, jnp.where(jnp.isfinite(value), value, 0.0))
 
     def place(self, w: Array) -> Array:
         """w [..., D] -> z [..., D]."""
@@ -76,7 +84,7 @@ class Coordinates(NamedTuple):
         return self.start.log_scale + jnp.sum(log_cosh, axis=-1)
 
     def log_density(self, w: Array) -> Array:
-        """log p of w [D], unnormalised, nats; NOWHERE − |w|² where log_joint is not finite.
+        """log p of w [D], unnormalised, nats; NOWHERE − |w|² from the level where it is not finite.
 
         Its gradient is cut off at `steepest`.
         """
@@ -91,7 +99,7 @@ class Coordinates(NamedTuple):
         def forwards(w):
             value, slope = jax.value_and_grad(of_p)(w)
             fine = jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
-            value = jnp.where(fine, value, NOWHERE - jnp.sum(jnp.square(w)))
+            value = jnp.where(fine, value, self.level + NOWHERE - jnp.sum(jnp.square(w)))
             slope = jnp.clip(slope, -self.steepest, self.steepest)
             return value, jnp.where(fine, slope, -2.0 * w)
 

@@ -116,7 +116,7 @@ def fit(
     check_settings(settings)
     keys = jax.random.split(key, 4)
     start = start or find_start(log_joint, dim, keys[0])
-    coordinates = Coordinates(start, log_joint)
+    coordinates = Coordinates.at(start, log_joint)
     model = build_model(coordinates, dim, settings.width, settings.depth)
     config = step_config(dim, dim + EXTRA_NOISE, settings)
     warm = max(1.0, settings.warm_share * settings.num_steps)
@@ -232,7 +232,7 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
     if restored is None:
         raise ValueError(f"{directory} holds no posterior that was saved: its arrays are missing")
     params, moments, start, step_size = restored[1]
-    coordinates = Coordinates(start, log_joint)
+    coordinates = Coordinates.at(start, log_joint)
     model = build_model(coordinates, dim, settings.width, settings.depth)
     transitions = Transitions(step_size, number, settings.leapfrog)
     return Posterior(coordinates, model, params, moments, transitions, settings, elbo)

@@ -18,9 +18,10 @@ from avb_jax.types import Array, Key
 
 PATHS = 16
 RADIUS = 2.0  # paths begin in the cube [−2, 2]^D, as Stan's chains do
-CHECKPOINTS, STRIDE = 6, 10  # of each path, with so many steps to the next
+CHECKPOINTS, STRIDE = 8, 10  # of each path, with so many steps to the next
 PATH_DRAWS, WIDEST = 100, 100.0  # behind each Gaussian's ELBO; its largest standard deviation
 POOL, ROUNDS, LEAPFROG = 512, 4, 8  # draws, rounds of chains, steps of each of their moves
+FLOOR = 1e-8  # of a variance, in units of its coordinate's
 RUNAWAY = 1e3  # times the paths' spread, from which on the density cannot be a proper one
 
 
@@ -65,7 +66,7 @@ def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) ->
             "not differentiable; allowed is a smooth density"
         )
     z = _pathfind(log_joint, begin[finite], keys[1])
-    move = jax.jit(lambda start, z, key: _move(Coordinates(start, log_joint), z, key))
+    move = jax.jit(lambda start, z, key: _move(Coordinates.at(start, log_joint), z, key))
     spread = jnp.std(z, axis=0)
     for number in range(ROUNDS):
         z = move(moments_of(z), z, jax.random.fold_in(keys[1], number))
@@ -81,9 +82,9 @@ def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) ->
 def moments_of(z: Array) -> Start:
     """Mean and scale of draws [n, D]; a floor keeps the scale regular where they coincide."""
     values = np.asarray(z, np.float64)
-    covariance = np.atleast_2d(np.cov(values.T))
-    floor = 1e-8 * np.trace(covariance) / values.shape[1] + 1e-20
-    scale_tril = np.linalg.cholesky(covariance + floor * np.eye(values.shape[1]))
+    spread = values.std(axis=0) + 1e-10
+    covariance = np.atleast_2d(np.cov((values / spread).T)) + FLOOR * np.eye(values.shape[1])
+    scale_tril = spread[:, None] * np.linalg.cholesky(covariance)
     return Start(
         jnp.asarray(values.mean(axis=0), jnp.float32), jnp.asarray(scale_tril, jnp.float32)
     )
@@ -111,9 +112,10 @@ def _pathfind(log_joint: LogDensity, begin: Array, key: Key) -> Array:
             "no quasi-Newton path from the starting points led to a density that could be "
             "evaluated; allowed is a log_joint that is finite around its modes"
         )
-    # Of the precision -H: its size in each direction, and no wider than WIDEST.
+    # Of the precision -H: its size in each direction, no wider than WIDEST or the point is far.
     curvature, axes = np.linalg.eigh(np.where(fine[:, None, None], hessians, 0.0).astype(float))
-    widths = np.maximum(np.abs(curvature), WIDEST**-2) ** -0.5
+    widest = np.maximum(WIDEST, np.abs(np.where(fine[:, None], points, 0.0)).max(axis=1))[:, None]
+    widths = np.maximum(np.abs(curvature), widest**-2) ** -0.5
     noise = rng.normal(size=(len(points), PATH_DRAWS, begin.shape[1])) * widths[:, None]
     draws = np.asarray(points, float)[:, None] + np.einsum("pde,pne->pnd", axes, noise)
     evaluate = jax.jit(lambda z: jax.lax.map(jax.vmap(guarded), z))
