@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     critic_learning_rate: float = 2e-3
     warm_share: float = 0.3
     transitions: int = 200
-    leapfrog: int = 8
+    leapfrog: int = 16
 
 
 DEFAULTS = Settings()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from avb_jax.types import Array, Key
 
 ACCEPTANCE, GAIN, ROUNDS = 0.8, 1.0, 40  # that steps are tuned to; Robbins–Monro; pilot moves
-SHORTEST = 0.05  # of the tuned step: each transition has its own, for scales that vary over z
+SHORTEST = 0.01  # of the tuned step: each transition has its own, for scales that vary over z
 ASTRAY = 20.0  # median deviations of log p below its median, from which on a draw is astray
 FAMILIAR, STRIDE = 0.25, 5  # correlation below which a start is forgotten; moves between looks
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avb_jax import reporting
+from avb_jax import posterior, reporting
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))
 from posteriors.shapes import SHAPES, kl_on_grid  # noqa: E402
@@ -46,6 +46,16 @@ def test_exact_draws_have_no_divergence_and_others_have_theirs(name):
     assert abs(kl_on_grid(shape, z, rng)) < 0.005
     half = z[z[:, 0] > np.median(z[:, 0])]
     assert abs(kl_on_grid(shape, half, rng) - np.log(2.0)) < 0.02
+
+
+@pytest.mark.slow
+def test_the_funnel_s_neck_and_mouth_are_reached():
+    """D = 10, by default: each side of v's 1% and 99% quantiles, 1% of 20,000 draws, to a half."""
+    funnel = SHAPES["funnel"]
+    fit = posterior.fit(funnel.log_density, funnel.dim, jax.random.key(0))
+    v = np.asarray(fit.sample(jax.random.key(1), 20_000))[:, 0]
+    neck, mouth = np.mean(v < -3.0 * 2.3263), np.mean(v > 3.0 * 2.3263)
+    assert 0.005 < neck < 0.015 and 0.005 < mouth < 0.015, (neck, mouth)
 
 
 def test_the_table_has_the_nearest_first():
