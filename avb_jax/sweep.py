@@ -47,7 +47,8 @@ def sweep(
 
     Writes `sweep.md`, a table, and `sweep.jsonl` there, a row for each: `run` (its directory),
     `label` (the same, without the seed), `seed`, `config` (what is not by default), `seconds` of
-    training, and the entries of its `evaluation`.
+    training, and the entries of its `evaluation`. Of a run that diverged the evaluation is empty,
+    and `diverged` says at which step; the others go on.
 
     Args:
         config: of what the flags do not vary.
@@ -57,6 +58,7 @@ def sweep(
 
     Raises:
         ValueError: for a flag that does not exist, or a value that it does not take.
+        FloatingPointError: where every run diverged.
     """
     runs = _runs(config, posteriors or {"": {}})
     cases = [_case(name, label, config) for name, (label, config) in runs.items()]
@@ -64,13 +66,18 @@ def sweep(
     def measure(case: dict) -> dict:
         _, config = runs[case["run"]]
         folder = workdir / case["run"]
-        entries = experiment.train_and_evaluate(config, folder, data.load_for(config), settings)
+        try:
+            entries = experiment.train_and_evaluate(config, folder, data.load_for(config), settings)
+        except FloatingPointError as error:
+            return {**case, "seconds": None, "evaluation": [], "diverged": str(error)}
         metrics = reporting.read_metrics(folder / "metrics.jsonl")
         return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
 
     rows = experiment.measure_cases(workdir / "sweep.jsonl", cases, measure, reporting.sweep_line)
     rows = [row for row in rows if row["run"] in runs]
     write_atomically(workdir / "sweep.md", reporting.sweep_table(rows).encode())
+    if all("diverged" in row for row in rows):
+        raise FloatingPointError(rows[-1]["diverged"])
     return rows
 
 

@@ -55,6 +55,20 @@ def test_a_sweep_makes_each_run_once(command_environment, tmp_path):
     assert "| gaussian-width=16 | 1 |" in again.stdout
 
 
+def test_a_run_that_diverges_is_told_of_and_the_others_go_on(command_environment, tmp_path):
+    arguments = (*QUICK, f"--workdir={tmp_path}", "--posteriors=gaussian", "--schedule=constant")
+    rates = "--sweep=learning_rate=1e30,1e-3"
+    result = run(command_environment, "toy", *arguments, rates)
+    assert result.returncode == 0, result.stderr
+    first, second = map(json.loads, (tmp_path / "sweep.jsonl").read_text().splitlines())
+    assert first["diverged"].startswith("step ") and first["evaluation"] == []
+    assert "diverged" not in second and second["evaluation"]
+    assert "gaussian-learning_rate=1e+30: diverged, step " in result.stdout
+    assert "| gaussian-learning_rate=1e+30 | 0, 1 diverged |" in result.stdout
+    none = run(command_environment, "toy", *arguments, "--sweep=learning_rate=1e30")
+    assert none.returncode == 2 and "was nan" in none.stderr
+
+
 @pytest.mark.parametrize(
     "argument, named",
     [

@@ -12,7 +12,7 @@ _COLUMNS, _SIDE, _GUTTER, _HEAD = 4, 2.6, 0.6, 0.35
 
 
 def draw_latent_spaces(rows: Sequence[Mapping[str, Any]], workdir: Path, path: Path) -> Path:
-    """A panel for each label's first run: a draw of q(z|x) for each image, coloured by its label.
+    """A panel for each label's first finite run: a draw of q(z|x) for each image, by its label.
 
     Args:
         rows: of a sweep, with `label` and `run`, whose `figures/snapshot.npz` is shown; D = 2.
@@ -24,7 +24,8 @@ def draw_latent_spaces(rows: Sequence[Mapping[str, Any]], workdir: Path, path: P
     """
     runs: dict[str, str] = {}
     for row in rows:
-        runs.setdefault(row["label"], row["run"])
+        if "diverged" not in row:
+            runs.setdefault(row["label"], row["run"])
     snapshots = {
         name: read_snapshot(workdir / run / "figures" / "snapshot.npz")
         for name, run in runs.items()

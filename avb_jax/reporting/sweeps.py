@@ -31,7 +31,7 @@ def training_seconds(metrics: Mapping[str, np.ndarray]) -> float | None:
 def sweep_values(row: Row) -> dict[Column, float]:
     """What a run's evaluation says of as many images as any: of several bounds the tightest."""
     told = [e for e in row["evaluation"] if e["name"] in QUANTITIES and e["value"] is not None]
-    most, found = max(e["n"] for e in told), dict[Column, float]()
+    most, found = max((e["n"] for e in told), default=0), dict[Column, float]()
     for entry in told:
         column, value = (entry["name"], entry["kind"]), float(entry["value"])
         if entry["n"] == most:
@@ -42,12 +42,17 @@ def sweep_values(row: Row) -> dict[Column, float]:
 
 def sweep_line(row: Row) -> str:
     """One run in a line of text."""
+    if "diverged" in row:
+        return f"{row['run']}: diverged, {row['diverged'].partition(';')[0]}"
     said = ", ".join(f"{_title(c)} {value:.3f}" for c, value in sweep_values(row).items())
     return f"{row['run']}: {said}; {_minutes([row])} min of training".replace("\\|", "|")
 
 
 def sweep_table(rows: Sequence[Row]) -> str:
-    """Means over the seeds of each label in nats, ± their standard error, as Markdown."""
+    """Means over the seeds of each label in nats, ± their standard error, as Markdown.
+
+    Runs that diverged have no part in the means, and are counted beside the seeds.
+    """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     values = [sweep_values(row) for row in rows]
     columns = [
@@ -59,9 +64,11 @@ def sweep_table(rows: Sequence[Row]) -> str:
     lines = []
     for label in labels:
         own = [found for row, found in zip(rows, values, strict=True) if row["label"] == label]
+        finite = sum(map(bool, own))
+        seeds = str(finite) if finite == len(own) else f"{finite}, {len(own) - finite} diverged"
         minutes = _minutes([row for row in rows if row["label"] == label])
         cells = [_mean([found[c] for found in own if c in found]) for c in columns]
-        lines.append([label, str(len(own)), *cells, *[minutes] * timed])
+        lines.append([label, seeds, *cells, *[minutes] * timed])
     return markdown_table(titles, lines)
 
 
