@@ -9,7 +9,7 @@ import numpy as np
 
 from avb_jax import contrast as contrasts
 from avb_jax.contrast import Contrast
-from avb_jax.densities import draw_kernel, log_prior
+from avb_jax.densities import draw_kernel
 from avb_jax.model import Model
 from avb_jax.networks.encoders import Trunk
 from avb_jax.posterior.coordinates import Coordinates, Start
@@ -49,18 +49,20 @@ def draws_moments(encoding: Encoding) -> Gaussian:
     return Gaussian(mean, kernel.scale_tril @ jnp.linalg.cholesky(round_moments.covariance))
 
 
-def _build(log_joint: Callable, dim: int, features: int, settings: Settings) -> Model:
-    """The engine's model of q(w|x), z = sinh(w), x [B, F]."""
+def _row_density(log_joint: Callable, dim: int, x: Array, w: Array) -> Array:
+    """log p of one w [D], z = sinh(w), given one x [F], nats."""
     unit = Start(jnp.zeros(dim), jnp.eye(dim))
+    return Coordinates.at(unit, partial(log_joint, x), STEEPEST).log_density(w)
+
+
+def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Model:
+    """The engine's model of q(w|x), x [B, F], of the density of one row."""
     trunk = Trunk(dim, 4 * settings.width, 2, refinements=1, refinement_width=2 * settings.width)
     sampler = Sampler(settings.width, settings.depth)
     critic = GainCritic(settings.width, settings.depth)
     noise_dim = dim + EXTRA_NOISE
 
     def density(w, x):
-        def of_row(x, w):
-            return Coordinates.at(unit, partial(log_joint, x), STEEPEST).log_density(w)
-
         return jax.vmap(jax.vmap(of_row), (None, 0))(x, w)
 
     def score(x, w):  # what the network sees, held: log_joint's second derivatives say little
@@ -103,10 +105,10 @@ class AmortizedPosterior:
         training_elbo: the trained critic's last estimate, over rows; no bound.
     """
 
-    def __init__(self, model, params, standardise, transitions, training_elbo):
+    def __init__(self, model, params, standardise, of_row, transitions, training_elbo):
         self.model, self.params, self.transitions = model, params, transitions
         self.training_elbo = training_elbo
-        self._standardise = standardise
+        self._standardise, self._of_row = standardise, of_row
         self._draw = jax.jit(self._draw_rows, static_argnums=2)
 
     def sample(self, key: Key, x: Array, num_samples: int) -> Array:
@@ -134,20 +136,18 @@ class AmortizedPosterior:
         w = self.model.encode(self.params, keys[0], x, num_samples).z
         moments = row_moments(self.model, self.params, keys[1], x)
 
-        def of_row(x, w, mean, scale_tril, key):
+        def one(x, w, mean, scale_tril, key):
             row = Start(mean, scale_tril)
-            v, _ = transit(
-                partial(_log_density, self.model, x, row), row.locate(w), key, self.transitions
-            )
-            return row.place(v)
+            log_density = partial(_of_units, self._of_row, x, row)
+            return row.place(transit(log_density, row.locate(w), key, self.transitions)[0])
 
         row_keys = jax.random.split(keys[2], len(x))
-        return jax.vmap(of_row, (0, 1, 0, 0, 0), 1)(x, w, *moments, row_keys)
+        return jax.vmap(one, (0, 1, 0, 0, 0), 1)(x, w, *moments, row_keys)
 
 
-def _log_density(model: Model, x: Array, row: Start, v: Array) -> Array:
-    w = row.place(v)[None, None]
-    return (model.log_likelihood(w, x[None]) + log_prior(w))[0, 0]
+def _of_units(of_row: Callable, x: Array, row: Start, v: Array) -> Array:
+    """log p of v [D], w in units of the row's own moments."""
+    return of_row(x, row.place(v))
 
 
 def row_moments(model: Model, params: Params, key: Key, x: Array) -> Gaussian:
@@ -193,7 +193,8 @@ def fit_amortized(
     def of_standardised(x, z):
         return log_joint(x * scale + mean, z)
 
-    model = _build(of_standardised, dim, rows.shape[1], settings)
+    of_row = partial(_row_density, of_standardised, dim)
+    model = _build(of_row, dim, rows.shape[1], settings)
     batch = min(ROWS, len(rows))
     draws = max(16, 3 * dim, settings.num_samples // batch)
     config = step_config(
@@ -206,22 +207,24 @@ def fit_amortized(
     params, elbo = train_on(model, config, keys[1], lambda at: x[order[at]], progress)
     step_size = jnp.ones([])
     if settings.transitions:
-        step_size = jax.jit(partial(_tune, model, settings.leapfrog))(
+        step_size = jax.jit(partial(_tune, model, of_row, settings.leapfrog))(
             params, keys[2], x[:TUNED_ROWS]
         )
     transitions = Transitions(step_size, settings.transitions, settings.leapfrog)
-    return AmortizedPosterior(model, params, standardise, transitions, elbo)
+    return AmortizedPosterior(model, params, standardise, of_row, transitions, elbo)
 
 
-def _tune(model: Model, leapfrog: int, params: Params, key: Key, x: Array) -> Array:
+def _tune(
+    model: Model, of_row: Callable, leapfrog: int, params: Params, key: Key, x: Array
+) -> Array:
     """The step size that suits the rows on average (geometric)."""
     keys = jax.random.split(key, 3)
     w = model.encode(params, keys[0], x, TUNED_ROWS).z
     moments = row_moments(model, params, keys[1], x)
 
-    def of_row(x, w, mean, scale_tril, key):
+    def one(x, w, mean, scale_tril, key):
         row = Start(mean, scale_tril)
-        return tune(partial(_log_density, model, x, row), row.locate(w), key, leapfrog)[1]
+        return tune(partial(_of_units, of_row, x, row), row.locate(w), key, leapfrog)[1]
 
-    sizes = jax.vmap(of_row, (0, 1, 0, 0, 0))(x, w, *moments, jax.random.split(keys[2], len(x)))
+    sizes = jax.vmap(one, (0, 1, 0, 0, 0))(x, w, *moments, jax.random.split(keys[2], len(x)))
     return jnp.exp(jnp.mean(jnp.log(sizes)))
