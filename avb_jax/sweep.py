@@ -45,10 +45,10 @@ def sweep(
 ) -> list[dict]:
     """Trains and evaluates the runs that the flags ask for, each in a directory of `workdir`.
 
-    Writes `sweep.md`, a table, and `sweep.jsonl` there, a row for each: `run` (its directory),
-    `label` (the same, without the seed), `seed`, `config` (what is not by default), `seconds` of
-    training, and the entries of its `evaluation`. Of a run that diverged the evaluation is empty,
-    and `diverged` says at which step; the others go on.
+    Writes `sweep.jsonl` there, and `sweep.md`, a table of all its rows. A row has `run` (its
+    directory), `label` (the same, without the seed), `seed`, `config` (what is not by default),
+    `seconds` of training, and the entries of its `evaluation`. Of a run that diverged the
+    evaluation is empty, and `diverged` says at which step; the others go on.
 
     Args:
         config: of what the flags do not vary.
@@ -74,8 +74,8 @@ def sweep(
         return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
 
     rows = experiment.measure_cases(workdir / "sweep.jsonl", cases, measure, reporting.sweep_line)
-    rows = [row for row in rows if row["run"] in runs]
     write_atomically(workdir / "sweep.md", reporting.sweep_table(rows).encode())
+    rows = [row for row in rows if row["run"] in runs]
     if all("diverged" in row for row in rows):
         raise FloatingPointError(rows[-1]["diverged"])
     return rows
