@@ -9,7 +9,7 @@ into --workdir. Errors are the largest over parameters, in standard deviations o
 exact draws, or posteriordb's. C2ST is 0.5 where a classifier cannot tell draws from the reference.
 AVB is given twice: with the Hamiltonian transitions that end its sampler, and without. A fit of it
 takes half a minute to two minutes on two cores, all of them half an hour. Its C2ST must be at most
-0.52, its errors on posteriordb's posteriors at most 0.1 (means), 0.07 (spreads) and 0.15 (quantiles).
+0.52, its errors on posteriordb's at most 0.1 (means), 0.07 (spreads) and 0.15 (quantiles).
 """
 
 import time
