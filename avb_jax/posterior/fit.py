@@ -17,7 +17,7 @@ from avb_jax.optimizers import build_optimizers
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.engine import EXTRA_NOISE, build_model
 from avb_jax.posterior.fitted import FILE, Posterior
-from avb_jax.posterior.start import find_start, moments_of
+from avb_jax.posterior.start import check_shape, find_start, moments_of
 from avb_jax.posterior.transitions import Transitions, number_needed, settle, tune
 from avb_jax.step import fuse_steps, init_state, make_train_step
 from avb_jax.types import Array, Key, Params
@@ -213,7 +213,7 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
     """A posterior that `Posterior.save` wrote, of the same log_joint.
 
     Raises:
-        ValueError: if the directory holds none, or is damaged.
+        ValueError: if the directory holds none, is damaged, or holds one of another dimension.
     """
     from avb_jax.checkpoint import Checkpoints
 
@@ -224,6 +224,7 @@ def load(directory: str | Path, log_joint: Callable[[Array], Array]) -> Posterio
         number, elbo = int(about["transitions"]), float(about["elbo"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{directory} holds no posterior that was saved: {error}") from None
+    check_shape(log_joint, dim)
     none = Start(jnp.zeros(dim), jnp.eye(dim))
     model = build_model(Coordinates(none, log_joint), dim, settings.width, settings.depth)
     like = (model.init(jax.random.key(0)), none, none, jnp.ones([]))

@@ -99,6 +99,8 @@ class _Space:
 
     def log_joint(self, z: Array) -> Array:
         """z [D] -> log density of the unconstrained latents, nats."""
+        if z.shape != (self.dim,):
+            raise ValueError(f"the model has {self.dim} unconstrained numbers")
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return -self._potential(self._unravel(z))
 
@@ -190,9 +192,4 @@ def load_numpyro(
     """
     space = _Space(model, jax.random.key(0), args, kwargs)
     flat = load(directory, space.log_joint)
-    if flat.dim != space.dim:
-        raise ValueError(
-            f"{directory} holds a posterior of {flat.dim} unconstrained numbers, and the model has "
-            f"{space.dim}; allowed is the model that it was fitted to"
-        )
     return NumPyroPosterior(flat, model, space, (args, kwargs))
