@@ -52,7 +52,7 @@ def test_its_python_runs(path):
 def test_every_flag_is_one():
     folders = ("experiments", "benchmarks")
     sources = [path for name in folders for path in (ROOT / name).glob("*.py")]
-    sources.append(ROOT / "avb_jax" / "experiment.py")
+    sources += [ROOT / "avb_jax" / name for name in ("experiment.py", "sweep.py")]
     text = "".join(path.read_text() for path in sources)
     flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)) | {field.name for field in fields()}
     named = {flag for path in PAGES for flag in re.findall(r"--(\w+)", path.read_text())}
