@@ -138,16 +138,11 @@ class AmortizedPosterior:
 
         def one(x, w, mean, scale_tril, key):
             row = Start(mean, scale_tril)
-            log_density = partial(_of_units, self._of_row, x, row)
+            log_density = row.in_units(partial(self._of_row, x))
             return row.place(transit(log_density, row.locate(w), key, self.transitions)[0])
 
         row_keys = jax.random.split(keys[2], len(x))
         return jax.vmap(one, (0, 1, 0, 0, 0), 1)(x, w, *moments, row_keys)
-
-
-def _of_units(of_row: Callable, x: Array, row: Start, v: Array) -> Array:
-    """log p of v [D], w in units of the row's own moments."""
-    return of_row(x, row.place(v))
 
 
 def row_moments(model: Model, params: Params, key: Key, x: Array) -> Gaussian:
@@ -224,7 +219,7 @@ def _tune(
 
     def one(x, w, mean, scale_tril, key):
         row = Start(mean, scale_tril)
-        return tune(partial(_of_units, of_row, x, row), row.locate(w), key, leapfrog)[1]
+        return tune(row.in_units(partial(of_row, x)), row.locate(w), key, leapfrog)[1]
 
     sizes = jax.vmap(one, (0, 1, 0, 0, 0))(x, w, *moments, jax.random.split(keys[2], len(x)))
     return jnp.exp(jnp.mean(jnp.log(sizes)))

@@ -42,6 +42,10 @@ class Start(NamedTuple):
         u = jax.scipy.linalg.solve_triangular(self.scale_tril, flat.T, lower=True).T
         return u.reshape(z.shape)
 
+    def in_units(self, log_density: LogDensity) -> LogDensity:
+        """The same density, up to a constant, as a function of u: [D] -> nats."""
+        return lambda u: log_density(self.place(u))
+
     @property
     def log_scale(self) -> Array:
         """½ log|C|, nats."""

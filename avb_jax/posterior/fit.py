@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,18 +186,16 @@ def _adapt(
     """The transitions' coordinates, step size and number, by what pilot draws [n, D] of w do."""
     keys, leapfrog = jax.random.split(key, ADAPTATIONS + 1), settings.leapfrog
 
-    def log_density(moments, v):
-        return coordinates.log_density(moments.place(v))
-
     @jax.jit
     def tuned(moments, w, key):
-        v, step_size = tune(partial(log_density, moments), moments.locate(w), key, leapfrog)
+        log_density = moments.in_units(coordinates.log_density)
+        v, step_size = tune(log_density, moments.locate(w), key, leapfrog)
         return moments.place(v), step_size
 
     @jax.jit
     def needed(moments, w, step_size, key):
-        of = (partial(log_density, moments), moments.locate(w), step_size, key)
-        return number_needed(*of, leapfrog, settings.transitions)
+        log_density, v = moments.in_units(coordinates.log_density), moments.locate(w)
+        return number_needed(log_density, v, step_size, key, leapfrog, settings.transitions)
 
     if not settings.transitions:
         return moments_of(w), Transitions(jnp.ones([]), 0, leapfrog)

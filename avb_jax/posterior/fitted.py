@@ -175,9 +175,6 @@ class Posterior:
     def _draw_block(self, key: Key) -> Array:
         keys = jax.random.split(key)
         w = self.model.encode(self.params, keys[0], jnp.ones((1, 1)), BLOCK).z[:, 0]
-
-        def log_density(v):
-            return self.coordinates.log_density(self.moments.place(v))
-
+        log_density = self.moments.in_units(self.coordinates.log_density)
         v, _ = transit(log_density, self.moments.locate(w), keys[1], self.transitions)
         return self.moments.place(v)

@@ -17,7 +17,7 @@ from avb_jax.types import Array, Key
 
 ACCEPTANCE, GAIN, ROUNDS = 0.8, 1.0, 40  # that steps are tuned to; Robbins–Monro; pilot moves
 SHORTEST = 0.01  # of the tuned step: each transition has its own, for scales that vary over z
-ASTRAY = 20.0  # median deviations of log p below its median, from which on a draw is astray
+FARTHEST = 20.0  # median deviations of log p below its median, from which on a draw is astray
 FAMILIAR, STRIDE = 0.25, 5  # correlation below which a start is forgotten; moves between looks
 
 
@@ -61,7 +61,7 @@ def settle(log_density: Callable, u: Array, key: Key) -> Array:
     """
     log_p = jax.vmap(log_density)(u)
     median = jnp.median(log_p)
-    least = median - ASTRAY * (1.0 + jnp.median(jnp.abs(log_p - median)))
+    least = median - FARTHEST * (1.0 + jnp.median(jnp.abs(log_p - median)))
     fine = log_p >= least
     others = jax.random.categorical(key, jnp.where(fine, 0.0, -jnp.inf), shape=fine.shape)
     return jnp.where(fine[:, None], u, u[others])
