@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from avb_jax import objectives
 from avb_jax.config import CRITIC_LOSSES
-from avb_jax.fitting import TRUNK_WIDTH, Draws, Problem, build_reference, descend, source
+from avb_jax.fitting import TRUNK_WIDTH, Draws, Pace, Problem, build_reference, descend, source
 from avb_jax.networks.critics import ResidualCritic
 from avb_jax.types import Array, Key
 
@@ -90,7 +90,7 @@ def fit_critic(
     contrast: str = "flow",
     loss: str = "logistic",
     batch_size: int = 1024,
-    max_steps: int = 6000,
+    max_steps: int = 18000,
     width: int = 128,
     depth: int = 3,
     progress: bool = False,
@@ -111,10 +111,11 @@ def fit_critic(
             itself where it makes fresh draws. For a sampler that draws from a finite pool.
         context: x [B, ...] -> [B, F], what the critic is to see of x; x itself if not given.
         contrast: `prior` (N(0, I)), `moments` (of q, without x), `learned` (a Gaussian that x
-            moves), `flow` (a `MixtureFlow`, after either).
+            moves), `flow` (a `CouplingFlow` and a `MixtureFlow`, after either).
         loss: the critic's, one of `CRITIC_LOSSES`.
         batch_size: draws of q, and of r, for each step.
-        max_steps: at most half of them for the contrast, half for the critic, in rounds of 250.
+        max_steps: at most two thirds of them for the contrast where that is fitted, the others
+            for the critic, in rounds of 250.
         width: units of each layer of the critic.
         depth: layers of the critic.
         progress: whether to show a bar.
@@ -147,13 +148,15 @@ def _train(problem: Problem, draw: Callable, other: Callable, keys: dict[str, Ke
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
     alpha, of_contrast = problem.reference.init(keys["init"], example), 0
+    most = bar.total * 2 // 3 if alpha else 0
     if alpha:
+        loss = problem.likelihood_loss
         alpha, of_contrast = descend(
-            keys["r"], alpha, problem.likelihood_loss, draw, stop, CONTRAST_RATE, bar
+            keys["r"], alpha, loss, draw, stop, Pace(CONTRAST_RATE, most), bar
         )
     psi = problem.critic.init(keys["init"], example.context, example.z[:1])
-    loss = partial(problem.critic_loss, alpha)
-    psi, of_critic = descend(keys["s"], psi, loss, draw, stop, CRITIC_RATE, bar)
+    loss, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
+    psi, of_critic = descend(keys["s"], psi, loss, draw, stop, pace, bar)
     return alpha, psi, (of_contrast, of_critic)
 
 

@@ -7,23 +7,25 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from tqdm import tqdm
 
 from avb_jax import contrast as contrasts
 from avb_jax import objectives
 from avb_jax.densities import log_prior
 from avb_jax.networks.critics import LearnedContrast, ResidualCritic
-from avb_jax.networks.flows import MixtureFlow
+from avb_jax.networks.flows import CouplingFlow, MixtureFlow
 from avb_jax.types import Array, Gaussian, Key, Tree
 
 POOL = 65_536  # draws behind the moments that z is standardised by
 ROUND = 250  # steps between two looks at the held-out loss
-SLOWDOWN, SLOWDOWNS = 0.3, 4  # factor on the learning rate at a plateau; plateaus before the end
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
+PATIENCE = 8  # rounds without it that make a plateau
+MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what is no matrix, in that of the matrices
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
 TRUNK_WIDTH = 256
 # Of the flow's networks, one for each dimension: wider where they are few.
-FLOW_UNITS, FLOW_WIDTHS = 1024, (64, 128)
+FLOW_UNITS, FLOW_WIDTHS = 512, (16, 128)
 
 
 class Draws(NamedTuple):
@@ -38,12 +40,15 @@ class Reference(NamedTuple):
 
     pool: Gaussian | None
     gaussian: LearnedContrast | None
+    couplings: CouplingFlow | None
     flow: MixtureFlow | None
 
     def init(self, key: Key, draws: Draws) -> Tree:
         params, z = {}, draws.z[:1]
         if self.gaussian:
             params["gaussian"] = self.gaussian.init(key, draws.context)
+        if self.couplings:
+            params["couplings"] = self.couplings.init(key, draws.context, z)
         if self.flow:
             params["flow"] = self.flow.init(key, draws.context, z)
         return params
@@ -60,10 +65,14 @@ class Reference(NamedTuple):
         for gaussian in gaussians:
             u = contrasts.whiten(u, gaussian)
             log_scale = log_scale + contrasts.log_scale(gaussian, u)
+        log_scale = log_scale[None]
+        if self.couplings:
+            u, log_turn = self.couplings.apply(params["couplings"], draws.context, u)
+            log_scale = log_scale - log_turn
         if self.flow:
             u, log_density = self.flow.apply(params["flow"], draws.context, u)
-            return u, log_density - log_scale[None]
-        return u, log_prior(u) - log_scale[None]
+            return u, log_density - log_scale
+        return u, log_prior(u) - log_scale
 
 
 def build_reference(
@@ -71,13 +80,15 @@ def build_reference(
 ):
     """The contrast of that name; its moments are those of `POOL` draws."""
     if contrast == "prior":
-        return Reference(None, None, None)
+        return Reference(None, None, None, None)
     keys = jax.random.split(key, max(1, POOL // batch_size))
     z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys).reshape(-1, 1, dim)
     pool = contrasts.from_moments(contrasts.sample_moments(z), "full")
     gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
+    if contrast != "flow":
+        return Reference(pool, gaussian, None, None)
     width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
-    return Reference(pool, gaussian, MixtureFlow(width) if contrast == "flow" else None)
+    return Reference(pool, gaussian, CouplingFlow() if dim > 1 else None, MixtureFlow(width))
 
 
 def source(sample: Callable, x: Array | None, context: Callable, batch_size: int):
@@ -123,12 +134,21 @@ class Problem(NamedTuple):
         return jnp.mean(objectives.critic_loss(self.loss, at_q, s_r))
 
 
-def descend(
-    key: Key, params: Tree, loss: Callable, draw: Callable, stop, rate: float, bar: tqdm
-) -> tuple[Tree, int]:
-    """Adam on fresh draws until the held-out loss no longer falls, slower at each plateau.
+class Pace(NamedTuple):
+    """Of a descent: the first learning rate, and the most steps."""
 
-    The learning rate falls by a cosine to nothing at half of the bar's total, the most steps taken.
+    rate: float
+    most: int
+
+
+def descend(
+    key: Key, params: Tree, loss: Callable, draw: Callable, stop, pace: Pace, bar: tqdm
+) -> tuple[Tree, int]:
+    """Muon (Jordan et al. 2024) on fresh draws, keeping the parameters of the least held-out loss.
+
+    The learning rate falls by a cosine to nothing at the last step. A plateau of the held-out
+    loss brings that nearer: as many steps again as have been taken. A step whose gradient is not
+    finite, for draws that are far out, is not taken.
 
     Args:
         loss: (params, draws, key) -> scalar.
@@ -141,7 +161,10 @@ def descend(
     Raises:
         FloatingPointError: if the loss is not finite at the start.
     """
-    optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.scale_by_adam())
+    muon = optax.contrib.muon(1.0, beta=MOMENTUM, adam_learning_rate=ADAM_SHARE)
+    optimizer = optax.apply_if_finite(
+        optax.chain(optax.clip_by_global_norm(CLIP_NORM), muon), max_consecutive_errors=ROUND
+    )
 
     def held_out(params):
         return jnp.mean(jax.lax.map(lambda batch: loss(params, *batch), stop))
@@ -153,8 +176,8 @@ def descend(
             key_draw, key_loss = jax.random.split(key)
             gradient = jax.grad(loss)(params, draw(key_draw), key_loss)
             with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
-                updates, opt_state = optimizer.update(gradient, opt_state)
-            return (jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state), None
+                updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return (jax.tree.map(lambda p, u: p + rate * u, params, updates), opt_state), None
 
         (params, opt_state), _ = jax.lax.scan(one, (params, opt_state), keys)
         return params, opt_state, held_out(params)
@@ -165,15 +188,15 @@ def descend(
             "the draws of sample are not finite, or lie in less than dim dimensions: the loss is "
             f"{least} before the first step"
         )
-    opt_state, slowdowns, taken = optimizer.init(params), 0, 0
-    most = bar.total // 2
-    while slowdowns < SLOWDOWNS and taken < most:
+    (rate, most), opt_state, stale, taken = pace, optimizer.init(params), 0, 0
+    while taken < most:
+        now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + ROUND / 2) / most))
         keys = jax.random.split(jax.random.fold_in(key, taken), ROUND)
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, (taken + ROUND / 2) / most))
-        now = rate * SLOWDOWN**slowdowns * cosine
         params, opt_state, value = steps(params, opt_state, keys, jnp.float32(now))
         value, taken = float(value), taken + ROUND
-        slowdowns += not value < least - IMPROVEMENT
+        stale = 0 if value < least - IMPROVEMENT else stale + 1
+        if stale == PATIENCE:
+            most = min(most, 2 * taken)
         if value < least:
             best, least = params, value
         bar.update(ROUND)

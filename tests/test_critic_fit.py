@@ -59,7 +59,7 @@ def test_the_critic_learns_what_the_contrast_lacks(loss):
     assert found.kl_lower_bound < kl + 4.0 * found.kl_stderr
     assert found.reference_mean_ratio == pytest.approx(1.0, abs=0.05)
     assert found.balance == pytest.approx(0.0, abs=0.02)
-    assert found.steps[0] == 0 < found.steps[1] <= 1000
+    assert found.steps[0] == 0 < found.steps[1] <= 2000
     np.testing.assert_allclose(fit.log_ratio(z), fit.log_density(z) - moments, atol=0.1)
 
 

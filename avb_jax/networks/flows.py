@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import log_ndtr, logsumexp, ndtri
+from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from avb_jax import inverse_flow
 from avb_jax.densities import LOG_2PI
@@ -11,9 +11,64 @@ from avb_jax.networks.encoders import Trunk
 from avb_jax.networks.layers import MLP, flatten_context
 from avb_jax.types import Array, Autoregression, Encoding, Flow, Key, ScoreFn
 
-LOG_TINY = -80.0  # the least log-probability whose exponential float32 still holds
+TINY = 1e-35  # a probability that float32 still holds with all its digits
+LARGEST = 1.0  # log-scale of one coupling
 zeros = nn.initializers.zeros_init()
-PER_DIMENSION = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+
+
+def _identity(key: Key, dim: int) -> Array:
+    del key
+    return jnp.eye(dim, dtype=jnp.float32)
+
+
+class Turn(nn.Module):
+    """u = A z with a learned matrix, I at first: [R, D] -> (u [R, D], log |det A|)."""
+
+    @nn.compact
+    def __call__(self, z: Array) -> tuple[Array, Array]:
+        matrix = self.param("matrix", _identity, z.shape[-1])
+        return z @ matrix.T, jnp.linalg.slogdet(matrix)[1]
+
+
+class CouplingFlow(nn.Module):
+    """Linear maps and affine couplings: (context, z [S, B, D]) -> (u, log |∂u/∂z| [S, B]), nats.
+
+    Each of the `count` rounds turns z by a matrix of its own, and shifts and scales one half of
+    it by what an MLP makes of the other (Dinh et al., "Density estimation using Real NVP", ICLR
+    2017; the matrix as in Kingma and Dhariwal, "Glow", NIPS 2018); one more matrix ends it. It
+    starts as an exchange of halves. D is 2 or more; the context as in `MixtureFlow`.
+    """
+
+    count: int = 8
+    width: int = 64
+    trunk_width: int = 256
+    trunk_depth: int = 2
+
+    @nn.compact
+    def __call__(self, context: Array | None, z: Array) -> tuple[Array, Array]:
+        u, features = z.reshape(-1, z.shape[-1]), None
+        log_scale = jnp.zeros(len(u), z.dtype)
+        if context is not None:
+            features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
+        for _ in range(self.count):
+            u, log_turn = Turn()(u)
+            kept, moved = jnp.split(u, [u.shape[-1] // 2], axis=-1)
+            shift, scale = self._coupling(kept, features, moved.shape[-1])
+            u = jnp.concatenate([(moved - shift) * jnp.exp(-scale), kept], axis=-1)
+            log_scale = log_scale + log_turn - jnp.sum(scale, axis=-1)
+        u, log_turn = Turn()(u)
+        return u.reshape(z.shape), (log_scale + log_turn).reshape(z.shape[:-1])
+
+    def _coupling(self, kept: Array, features: Array | None, size: int) -> tuple[Array, Array]:
+        h = nn.Dense(self.width)(kept)
+        if features is not None:
+            shared = nn.Dense(self.width, use_bias=False)(features)
+            h = h + jnp.tile(shared, (len(h) // len(shared), 1))
+        h = nn.gelu(h)
+        h = h + nn.gelu(nn.Dense(self.width)(h))
+        start = nn.initializers.normal(0.01)
+        shift, scale = jnp.split(nn.Dense(2 * size, kernel_init=start)(h), 2, axis=-1)
+        return shift, LARGEST * jnp.tanh(scale / LARGEST)
 
 
 class MixtureFlow(nn.Module):
@@ -29,41 +84,53 @@ class MixtureFlow(nn.Module):
     """
 
     width: int = 64
-    depth: int = 2
+    depth: int = 1
     components: int = 8
     trunk_width: int = 256
     trunk_depth: int = 2
 
     @nn.compact
     def __call__(self, context: Array | None, z: Array) -> tuple[Array, Array]:
-        weight, mean, log_scale = jnp.split(self._mixtures(context, z), 3, axis=-1)
-        log_weight = jax.nn.log_softmax(weight)
-        y = (z[..., None] - mean) * jnp.exp(-log_scale)
+        columns = z.reshape(-1, z.shape[-1]).T  # [D, S B]: rows last throughout, for speed
+        weight, mean, log_scale = jnp.split(self._mixtures(context, columns), 3, axis=1)
+        log_weight = jax.nn.log_softmax(weight, axis=1)
+        y = (columns[:, None] - mean) * jnp.exp(-log_scale)
         log_normal = -0.5 * (jnp.square(y) + LOG_2PI) - log_scale
-        below = logsumexp(log_weight + log_ndtr(y), axis=-1)
-        above = logsumexp(log_weight + log_ndtr(-y), axis=-1)
+        log_density = jnp.sum(logsumexp(log_weight + log_normal, axis=1), axis=0)
+        below, above = (jnp.sum(jnp.exp(log_weight) * ndtr(side), axis=1) for side in (y, -y))
         # The smaller of the two tails keeps its digits.
-        tail = ndtri(jnp.exp(jnp.maximum(jnp.minimum(below, above), LOG_TINY)))
-        log_density = jnp.sum(logsumexp(log_weight + log_normal, axis=-1), axis=-1)
-        return jnp.where(below < above, tail, -tail), log_density
+        tail = ndtri(jnp.maximum(jnp.minimum(below, above), TINY))
+        u = jnp.where(below < above, tail, -tail)
+        return u.T.reshape(z.shape), log_density.reshape(z.shape[:-1])
 
-    def _mixtures(self, context: Array | None, z: Array) -> Array:
-        """Logits, means and log-scales of each dimension's mixture: [S, B, D, 3 K]."""
-        dim, count = z.shape[-1], self.components
-        dense = nn.vmap(nn.Dense, **PER_DIMENSION, in_axes=0)
-        past = z[None] * jnp.tril(jnp.ones((dim, dim), z.dtype), -1)[:, None, None]
-        h = dense(self.width)(past)  # [D, S, B, width]: the networks first, for speed
+    def _mixtures(self, context: Array | None, columns: Array) -> Array:
+        """Logits, means and log-scales of each dimension's mixture: [D, 3 K, S B]."""
+        (dim, rows), width, count = columns.shape, self.width, self.components
+        past = jnp.tril(jnp.ones((dim, dim), columns.dtype), -1)
+        kernel = self._kernel("past", (dim, width, dim), 1.0) * past[:, None]
+        h = (kernel.reshape(-1, dim) @ columns).reshape(dim, width, rows)
+        h = h + self._bias("past_bias", (dim, width, 1))
         if context is not None:
             features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
-            shared = nn.vmap(nn.Dense, **PER_DIMENSION, in_axes=None, axis_size=dim)
-            h = h + shared(self.width, use_bias=False)(features)[:, None]
+            shared = nn.Dense(dim * width, use_bias=False)(features).T.reshape(dim, width, -1)
+            h = h + jnp.tile(shared, (1, 1, rows // shared.shape[-1]))
         h = nn.gelu(h)
-        for _ in range(self.depth):
-            h = h + nn.gelu(dense(self.width)(h))
-        out = dense(3 * count, kernel_init=nn.initializers.normal(0.1 / self.width**0.5))(h)
-        means = jnp.linspace(-1.2, 1.2, count, dtype=z.dtype)
+        for layer in range(self.depth):
+            kernel = self._kernel(f"hidden_{layer}", (dim, width, width), 1.0)
+            bias = self._bias(f"hidden_bias_{layer}", (dim, width, 1))
+            h = h + nn.gelu(jnp.einsum("dvw,dwn->dvn", kernel, h) + bias)
+        out = jnp.einsum("dvw,dwn->dvn", self._kernel("out", (dim, 3 * count, width), 0.1), h)
+        means = jnp.linspace(-1.2, 1.2, count, dtype=columns.dtype)
         start = jnp.concatenate([jnp.zeros_like(means), means, jnp.full_like(means, -0.5)])
-        return jnp.moveaxis(out, 0, 2) + start[None, None, None]
+        return out + self._bias("out_bias", (dim, 3 * count, 1)) + start[None, :, None]
+
+    def _kernel(self, name: str, shape: tuple[int, int, int], gain: float) -> Array:
+        """A matrix for each dimension, [D, out, in]."""
+        start = nn.initializers.normal(gain / max(shape[-1], 1) ** 0.5)
+        return self.param(name, start, shape, jnp.float32)
+
+    def _bias(self, name: str, shape: tuple[int, int, int]) -> Array:
+        return self.param(name, zeros, shape, jnp.float32)
 
 
 class FlowEncoder(nn.Module):

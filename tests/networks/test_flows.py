@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from avb_jax.networks.flows import MixtureFlow
+from avb_jax.networks.flows import CouplingFlow, MixtureFlow
 
 S, B, D, F = 5, 2, 3, 4
 FLOW = MixtureFlow(width=8, components=3, trunk_width=8, depth=1)
@@ -54,6 +54,28 @@ def test_each_density_depends_on_its_own_context_alone(params):
     assert np.all(before[:, 1] != after[:, 1])
     images = (0.5 * (context + 1.0)).reshape(B, 2, 2, 1)
     np.testing.assert_allclose(FLOW.apply(params, images, z)[1], before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_couplings_change_volume_as_they_say(dim, random_params):
+    """log |∂u/∂z| is that of the Jacobian, for each z and its own context."""
+    flow, z = CouplingFlow(3, 8, 8, 1), np.random.default_rng(2).normal(size=(S, B, dim))
+    params = random_params(flow, CONTEXT.astype(np.float32), z.astype(np.float32))
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(np.float64), params)
+        u, log_scale = jax.jit(flow.apply)(params, CONTEXT, z)
+        one = lambda z, c: flow.apply(params, c[None], z[None, None])[0][0, 0]  # noqa: E731
+        jacobian = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(one)), in_axes=(0, None)))(z, CONTEXT)
+        alone = one(z[3, 1], CONTEXT[1])
+    np.testing.assert_allclose(u[3, 1], alone, rtol=1e-6)
+    np.testing.assert_allclose(log_scale, np.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_fresh_couplings_only_exchange_halves():
+    z = jnp.asarray(Z[..., :2], jnp.float32)
+    u, log_scale = CouplingFlow(count=2).init_with_output(jax.random.key(0), None, z)[0]
+    np.testing.assert_allclose(log_scale, 0.0, atol=0.2)
+    np.testing.assert_allclose(u, z, atol=0.3)
 
 
 def test_far_tails_stay_finite_and_ordered():
