@@ -64,7 +64,9 @@ def sample_moments(z: Array) -> Moments:
 def from_moments(moments: Moments, covariance: str) -> Gaussian:
     """The Gaussian of these moments: with all of the covariance, or its diagonal alone."""
     if covariance == "full":
-        return Gaussian(moments.mean, jnp.linalg.cholesky(moments.covariance))
+        known = moments.scale_tril
+        factor = jnp.linalg.cholesky(moments.covariance) if known is None else known
+        return Gaussian(moments.mean, factor)
     scale = jnp.sqrt(jnp.diagonal(moments.covariance, axis1=-2, axis2=-1))
     return Gaussian(moments.mean, jax.vmap(jnp.diag)(scale))
 

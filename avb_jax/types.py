@@ -33,10 +33,13 @@ class Moments(NamedTuple):
     Attributes:
         mean: [B, D].
         covariance: [B, D, D].
+        scale_tril: its Cholesky factor, [B, D, D], where the encoder knows it to more digits than
+            the covariance holds; else it is computed.
     """
 
     mean: Array
     covariance: Array
+    scale_tril: Array | None = None
 
 
 class Kernel(NamedTuple):

@@ -200,6 +200,10 @@ def test_reference_of_moments_prefers_the_encoders_own(covariance):
     )
     assert not of_moments.whitens_draws(given)
     assert of_moments.log_scale_bias(given) == 0.0
+    factored = known._replace(scale_tril=jnp.linalg.cholesky(known.covariance))
+    assert_same_gaussian(
+        contrast.from_moments(factored, covariance), contrast.from_moments(known, covariance)
+    )
 
     drawn = encoding_with(None)
     of_draws = contrast.from_moments(contrast.sample_moments(drawn.z), covariance)

@@ -120,7 +120,7 @@ def contrast_moments(model: Model, params: avb.Params, encoding: avb.Encoding) -
         mean, factor = map(np.asarray, network(params.critic, X.astype(np.float64)))
         return mean, factor @ factor.transpose(0, 2, 1)
     if encoding.moments is not None:
-        mean, covariance = map(np.asarray, encoding.moments)
+        mean, covariance = map(np.asarray, encoding.moments[:2])
     else:
         z = np.asarray(encoding.z)
         mean = z.mean(0)

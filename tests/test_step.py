@@ -91,7 +91,7 @@ def separate_losses(model, config, key, x):
         reconstruction = jnp.mean(model.log_likelihood(model.decode(theta, z), x))
         log_p = jnp.mean(log_prior(encoding.z))
         if analytic and encoding.moments is not None:
-            m, c = encoding.moments
+            m, c = encoding.moments[:2]
             squares = jnp.mean(jnp.sum(m**2, -1) + jnp.trace(c, axis1=1, axis2=2))
             log_p = -0.5 * (squares + dim * jnp.log(2.0 * jnp.pi))
         return -(reconstruction + log_p + entropy - jnp.mean(s))
@@ -190,7 +190,9 @@ IMAGES = (255 * np.eye(4, dtype=np.uint8)).reshape(4, 2, 2, 1)
 @pytest.mark.parametrize("update", ["simultaneous", "alternating"])
 def test_the_encoder_follows_the_critic_that_it_is_shown(update):
     """The same critic, before its move or after it: relative 1e-4 of each leaf, float32."""
-    config, model = build(update=update, critic_learning_rate=0.1, schedule="constant")
+    config, model = build(
+        update=update, critic_learning_rate=0.1, schedule="constant", warmup_steps=0
+    )
     keep = optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradient, state, params=None: (jax.tree.map(jnp.zeros_like, gradient), gradient),

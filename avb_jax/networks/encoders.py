@@ -197,13 +197,18 @@ class Basis(nn.Module):
         mean_v, centred = jnp.mean(v, axis=0), v - jnp.mean(v, axis=0)[None]
         covariance_v = jnp.einsum("nk,nl->kl", centred, centred) / (len(v) - 1)
         amplitudes = nn.Dense(dim * self.num_bases, kernel_init=zeros)(h)
-        a = jnp.einsum("bde,bek->bdk", scale_tril, amplitudes.reshape(-1, dim, self.num_bases))
+        b = amplitudes.reshape(-1, dim, self.num_bases)
+        a = jnp.einsum("bde,bek->bdk", scale_tril, b)
         v = v[:rows].reshape(num_samples, x.shape[0], self.num_bases)
         mean = location[None] + jnp.einsum("bdk,sbk->sbd", a, v)
         kernel = Kernel(mean, scale_tril[None])
-        covariance = jnp.einsum("bdk,kl,bel->bde", a, covariance_v, a)
-        covariance = covariance + jnp.einsum("bdf,bef->bde", scale_tril, scale_tril)
-        moments = Moments(location + jnp.einsum("bdk,k->bd", a, mean_v), covariance)
+        # C = L (B Cov(v) Bᵀ + I) Lᵀ: what is factorised is never singular, whatever L is.
+        within = (
+            jnp.einsum("bdk,kl,bel->bde", b, covariance_v, b) + jnp.eye(dim, dtype=x.dtype)[None]
+        )
+        factor = scale_tril @ jnp.linalg.cholesky(within)
+        covariance = jnp.einsum("bdf,bef->bde", factor, factor)
+        moments = Moments(location + jnp.einsum("bdk,k->bd", a, mean_v), covariance, factor)
         z = draw_kernel(keys[1], kernel)
         return Encoding(z, moments, features=h, kernel=kernel, mirror=2.0 * kernel.mean - z)
 

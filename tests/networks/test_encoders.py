@@ -88,7 +88,7 @@ def test_shapes_and_dtypes_follow_x(case):
         expected = {"z": ((5, B, D), dtype)}
         gaussian = (((B, D), dtype), ((B, D, D), dtype))
         if case.name == "basis":
-            expected["moments"] = gaussian
+            expected["moments"] = (*gaussian, gaussian[1])
         elif case.name == "iaf":
             step = tuple((shape, dtype) for shape in ((B, 8), (D, 8), (8, 2 * D), (B, 2 * D)))
             expected |= {"density": (gaussian, (step, step)), "log_q": ((5, B), dtype)}
@@ -203,13 +203,29 @@ def test_moments_of_basis_are_those_of_its_draws(random_params):
     many = encode(params, x, jax.random.key(1), num).moments
     single = encode(params, x, jax.random.key(1), 1).moments
     for draws in (z, mirror):
-        assert_moments(draws, *many, spread=(1.0 + num / (2.0 * num)) ** 0.5)
+        assert_moments(draws, many.mean, many.covariance, spread=(1.0 + num / (2.0 * num)) ** 0.5)
     np.testing.assert_allclose(z + mirror, 2.0 * drawn.kernel.mean, rtol=1e-4, atol=1e-4)
-    assert_moments(z, *single, spread=(1.0 + num / encoders.MOMENT_DRAWS) ** 0.5)
+    assert_moments(
+        z, single.mean, single.covariance, spread=(1.0 + num / encoders.MOMENT_DRAWS) ** 0.5
+    )
     assert normality(z[:, 0]) < 1e-6
     covariance = np.asarray(many.covariance)
     scale = np.sqrt(np.diagonal(covariance, 0, 1, 2))
     assert np.all(np.abs(covariance[:, 0, 1] / np.prod(scale, axis=1)) > 0.05)  # it is full
+    np.testing.assert_allclose(np.linalg.cholesky(covariance), many.scale_tril, rtol=1e-3)
+
+
+def test_a_covariance_of_basis_beyond_float32_still_has_its_factor(random_params):
+    """Scales of e^±12: the covariance rounds to what has no factor, the encoder's own is finite."""
+    encoder, x = build("basis"), images(2)
+    params = random_params(encoder, x, jax.random.key(0), 1, score)
+    bias = params["params"]["trunk"]["TriangularScale_0"]["Dense_0"]["bias"]
+    params["params"]["trunk"]["TriangularScale_0"]["Dense_0"]["bias"] = jnp.array([12.0, -12.0])
+    assert bias.shape == (D,) == (2,)
+    moments = applied(encoder)(params, x, jax.random.key(0), 1).moments
+    assert not np.all(np.isfinite(jnp.linalg.cholesky(moments.covariance)))
+    assert np.all(np.isfinite(moments.scale_tril))
+    assert np.all(np.diagonal(moments.scale_tril, axis1=1, axis2=2) > 0.0)
 
 
 def test_a_gaussian_density_is_that_of_the_draws(gaussian):
