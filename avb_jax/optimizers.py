@@ -72,10 +72,11 @@ def learning_rate_schedule(config: Config, peak: float) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, decay_steps)
     else:
         after = optax.constant_schedule(peak)
-    if config.warmup_steps == 0:
+    steps = config.warmup_steps
+    if steps == 0:
         return after
-    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    warmup = optax.linear_schedule(peak / (steps + 1), peak, steps)  # the first step is one too
+    return optax.join_schedules([warmup, after], [steps])
 
 
 def _adam(config: Config, peak: float, updates_per_step: int = 1):

@@ -21,7 +21,7 @@ CONFIG = Config(num_steps=50, learning_rate=0.2, critic_learning_rate=0.1, sched
 
 def expected_rate(step: int, peak: float, config: Config) -> float:
     if step < config.warmup_steps:
-        return peak * step / config.warmup_steps
+        return peak * (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "constant":
         return peak
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
