@@ -36,7 +36,7 @@ class Draws(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The contrast: the moments of all draws, a Gaussian that x moves, a flow; each optional."""
+    """The contrast: moments of all draws, a Gaussian of x, couplings, mixtures; each optional."""
 
     pool: Gaussian | None
     gaussian: LearnedContrast | None

@@ -12,7 +12,7 @@ from avb_jax.reporting.style import ACCENT, FAINT, RULE, TARGET, Page, style
 Row = Mapping[str, Any]
 COLUMNS = ("problem", "setting", "factor", "runs", "finite", "log p(x) ≥: mean", "least", "most",
            "least spread of q")  # fmt: skip
-_WIDTH, _HEIGHT, _GAP = 1.9, 1.7, 0.55
+_WIDTH, _HEIGHT, _GAP, _MARGIN = 1.9, 1.7, 0.75, 0.6
 
 
 def robustness_line(row: Row) -> str:
@@ -56,7 +56,7 @@ def draw_robustness(rows: Sequence[Row], path: Path) -> Path:
     columns = ["defaults", *settings]
     with style():
         page = Page(
-            len(columns) * (_WIDTH + _GAP),
+            _MARGIN + len(columns) * (_WIDTH + _GAP),
             len(problems) * (_HEIGHT + _GAP) + 0.2,
             "Test log-likelihood away from the defaults, nats",
             "a point for each seed; crosses at the bottom: runs that stopped being finite",
@@ -64,7 +64,7 @@ def draw_robustness(rows: Sequence[Row], path: Path) -> Path:
         )
         for row, problem in enumerate(problems):
             for column, setting in enumerate(columns):
-                place = (0.4 + column * (_WIDTH + _GAP), 0.25 + row * (_HEIGHT + _GAP))
+                place = (_MARGIN + column * (_WIDTH + _GAP), 0.25 + row * (_HEIGHT + _GAP))
                 axes = page.axes(*place, _WIDTH, _HEIGHT)
                 _draw_panel(axes, groups, problem, setting)
                 if column == 0:
@@ -77,6 +77,9 @@ def draw_robustness(rows: Sequence[Row], path: Path) -> Path:
 def _draw_panel(axes, groups: Mapping[tuple, list[Row]], problem: str, setting: str) -> None:
     of_seeds = setting == "defaults"
     names = ("defaults",) if of_seeds else ("defaults", setting)
+    varied = {
+        run["seed"] for key, runs in groups.items() if key[:2] == (problem, setting) for run in runs
+    }
     means = []
     for (of_problem, name, factor), runs in groups.items():
         if of_problem != problem or name not in names:
@@ -88,8 +91,9 @@ def _draw_panel(axes, groups: Mapping[tuple, list[Row]], problem: str, setting: 
         broken = [run["seed"] if of_seeds else factor for run in runs if not run["finite"]]
         axes.plot(broken, [0.03] * len(broken), "x", color=TARGET,
                   transform=axes.get_xaxis_transform())  # fmt: skip
-        if finite:
-            means.append((factor, np.mean(values)))
+        # The line is of the seeds that every factor has.
+        if shared := [run["log_likelihood"] for run in finite if run["seed"] in varied]:
+            means.append((factor, np.mean(shared)))
     if of_seeds:
         axes.set_xlabel("seed", color=FAINT)
         return
