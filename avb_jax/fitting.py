@@ -38,10 +38,10 @@ class Draws(NamedTuple):
 class Reference(NamedTuple):
     """The contrast: moments of all draws, a Gaussian of x, couplings, mixtures; each optional."""
 
-    pool: Gaussian | None
-    gaussian: LearnedContrast | None
-    couplings: CouplingFlow | None
-    flow: MixtureFlow | None
+    pool: Gaussian | None = None
+    gaussian: LearnedContrast | None = None
+    couplings: CouplingFlow | None = None
+    flow: MixtureFlow | None = None
 
     def init(self, key: Key, draws: Draws) -> Tree:
         params, z = {}, draws.z[:1]
@@ -80,13 +80,13 @@ def build_reference(
 ):
     """The contrast of that name; its moments are those of `POOL` draws."""
     if contrast == "prior":
-        return Reference(None, None, None, None)
+        return Reference()
     keys = jax.random.split(key, max(1, POOL // batch_size))
     z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys).reshape(-1, 1, dim)
     pool = contrasts.from_moments(contrasts.sample_moments(z), "full")
     gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
     if contrast != "flow":
-        return Reference(pool, gaussian, None, None)
+        return Reference(pool, gaussian)
     width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
     return Reference(pool, gaussian, CouplingFlow() if dim > 1 else None, MixtureFlow(width))
 

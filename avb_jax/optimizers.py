@@ -72,11 +72,11 @@ def learning_rate_schedule(config: Config, peak: float) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, decay_steps)
     else:
         after = optax.constant_schedule(peak)
-    steps = config.warmup_steps
-    if steps == 0:
+    if config.warmup_steps == 0:
         return after
-    warmup = optax.linear_schedule(peak / (steps + 1), peak, steps)  # the first step is one too
-    return optax.join_schedules([warmup, after], [steps])
+    least = peak / (config.warmup_steps + 1)  # not nothing: the first step moves too
+    warmup = optax.linear_schedule(least, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def _adam(config: Config, peak: float, updates_per_step: int = 1):

@@ -4,7 +4,7 @@
     python experiments/critic_accuracy.py --contrasts=moments,flow --losses=logistic,exp
 
 writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made again), .md and
-.png into --workdir. Run time and numbers: README, "How right is a critic?".
+.png into --workdir. Run time and numbers: docs/results.md, "How right is a critic?".
 """
 
 import itertools

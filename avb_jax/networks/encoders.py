@@ -203,10 +203,8 @@ class Basis(nn.Module):
         mean = location[None] + jnp.einsum("bdk,sbk->sbd", a, v)
         kernel = Kernel(mean, scale_tril[None])
         # C = L (B Cov(v) Bᵀ + I) Lᵀ: what is factorised is never singular, whatever L is.
-        within = (
-            jnp.einsum("bdk,kl,bel->bde", b, covariance_v, b) + jnp.eye(dim, dtype=x.dtype)[None]
-        )
-        factor = scale_tril @ jnp.linalg.cholesky(within)
+        spread = jnp.einsum("bdk,kl,bel->bde", b, covariance_v, b)
+        factor = scale_tril @ jnp.linalg.cholesky(spread + jnp.eye(dim, dtype=x.dtype)[None])
         covariance = jnp.einsum("bdf,bef->bde", factor, factor)
         moments = Moments(location + jnp.einsum("bdk,k->bd", a, mean_v), covariance, factor)
         z = draw_kernel(keys[1], kernel)

@@ -91,7 +91,7 @@ def _draw_panel(axes, groups: Mapping[tuple, list[Row]], problem: str, setting: 
         broken = [run["seed"] if of_seeds else factor for run in runs if not run["finite"]]
         axes.plot(broken, [0.03] * len(broken), "x", color=TARGET,
                   transform=axes.get_xaxis_transform())  # fmt: skip
-        # The line is of the seeds that every factor has.
+        # The line is of the seeds with which the setting was varied.
         if shared := [run["log_likelihood"] for run in finite if run["seed"] in varied]:
             means.append((factor, np.mean(shared)))
     if of_seeds:
