@@ -34,7 +34,7 @@ class Contrast(NamedTuple):
             return None
         if self.name == "learned":
             return self.learned(critic_params, x)
-        return from_moments(encoding.moments or sample_moments(encoding.z), self.covariance)
+        return from_moments(encoding.moments or draws_moments(encoding), self.covariance)
 
     def learned(self, critic_params: Tree, x: Array) -> Gaussian:
         """N(m_α(x), C_α(x)) of a `learned` contrast; raises ValueError without a network."""
@@ -59,6 +59,21 @@ def sample_moments(z: Array) -> Moments:
     mean = jnp.mean(z, axis=0)
     centred = z - mean[None]
     return Moments(mean, jnp.einsum("sbd,sbe->bde", centred, centred) / z.shape[0])
+
+
+def draws_moments(encoding: Encoding) -> Moments:
+    """Those of an encoding's draws, with a factor of their covariance.
+
+    The draws of an x may all but lie on a line, which their covariance in float32 does not survive.
+    So it is factorised in the coordinates of a kernel that ended them, where it is round.
+    """
+    if encoding.kernel is None:
+        return sample_moments(encoding.z)
+    mean = jnp.mean(encoding.z, axis=0)
+    kernel = Gaussian(mean, jax.lax.stop_gradient(encoding.kernel.scale_tril[0]))
+    round_moments = sample_moments(whiten(encoding.z, kernel))
+    factor = kernel.scale_tril @ jnp.linalg.cholesky(round_moments.covariance)
+    return Moments(mean, jnp.einsum("bdf,bef->bde", factor, factor), factor)
 
 
 def from_moments(moments: Moments, covariance: str) -> Gaussian:

@@ -12,7 +12,7 @@ from jax.test_util import check_grads
 from avb_jax import contrast
 from avb_jax.config import COVARIANCES
 from avb_jax.contrast import Contrast
-from avb_jax.types import Encoding, Gaussian, Moments
+from avb_jax.types import Encoding, Gaussian, Kernel, Moments
 
 SIGMAS = 4.0  # tolerated standard errors of a Monte Carlo estimate, at a fixed seed
 
@@ -77,6 +77,45 @@ def test_sample_moments_are_numpys():
     for b in range(3):
         expected = np.cov(z[:, b].T, bias=True)
         np.testing.assert_allclose(moments.covariance[b], expected, rtol=1e-10)
+
+
+def semi_implicit(z: np.ndarray, scale_tril: np.ndarray, dtype=jnp.float64) -> Encoding:
+    z = jnp.asarray(z, dtype)
+    return Encoding(z, kernel=Kernel(z, jnp.asarray(scale_tril, dtype)[None]))
+
+
+def test_moments_in_a_kernels_coordinates_are_the_draws_own():
+    """Their factor, the Cholesky factor of the covariance, and its gradient."""
+    z = np.random.default_rng(2).normal(size=(7, 3, 4))
+    scale_tril = np.linalg.cholesky(random_moments(3, 3, 4)[1])
+    weights = np.random.default_rng(4).normal(size=(3, 4, 4))
+    with jax.enable_x64(True):
+        plain = jax.jit(contrast.sample_moments)(jnp.asarray(z))
+        known = jax.jit(contrast.draws_moments)(semi_implicit(z, scale_tril))
+
+        def of_kernel(z):
+            return jnp.sum(
+                weights * contrast.draws_moments(semi_implicit(z, scale_tril)).scale_tril
+            )
+
+        def of_covariance(z):
+            return jnp.sum(weights * reference_of_draws(z, "full").scale_tril)
+
+        ours, expected = (jax.grad(f)(jnp.asarray(z)) for f in (of_kernel, of_covariance))
+    np.testing.assert_allclose(known.mean, plain.mean, rtol=1e-12)
+    np.testing.assert_allclose(known.covariance, plain.covariance, rtol=1e-10)
+    np.testing.assert_allclose(known.scale_tril, np.linalg.cholesky(plain.covariance), rtol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_draws_that_all_but_lie_on_a_line_have_a_factor_in_float32():
+    """Spreads of 1 and 1e-5, on a diagonal of the plane: their covariance has lost the second."""
+    turn = np.array([[1.0, -1.0], [1.0, 1.0]]) / 2**0.5
+    z = np.random.default_rng(5).normal(size=(24, 1, 2)) * [1.0, 1e-5] @ turn.T
+    lower = np.linalg.cholesky(turn @ np.diag([1.0, 1e-10]) @ turn.T)[None]
+    known = jax.jit(contrast.draws_moments)(semi_implicit(z, lower, jnp.float32))
+    expected = np.linalg.cholesky(np.cov(z[:, 0].T, bias=True))
+    np.testing.assert_allclose(known.scale_tril[0], expected, rtol=0.05)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

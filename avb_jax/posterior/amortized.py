@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from avb_jax import contrast as contrasts
-from avb_jax.contrast import Contrast
 from avb_jax.densities import draw_kernel
 from avb_jax.model import Model
 from avb_jax.networks.encoders import Trunk
@@ -18,35 +17,13 @@ from avb_jax.posterior.fit import DEFAULTS, Settings, check_settings, step_confi
 from avb_jax.posterior.networks import GainCritic, Sampler
 from avb_jax.posterior.start import check_shape
 from avb_jax.posterior.transitions import Transitions, transit, tune
-from avb_jax.types import Array, Encoding, Gaussian, Key, Params, Tree, View
+from avb_jax.types import Array, Encoding, Gaussian, Key, Params, View
 
 ROWS = 64  # data points a step
 MOMENT_DRAWS = 256  # of each row, behind the scale of its transitions
 TUNED_ROWS = 16
 AMORTIZED = DEFAULTS._replace(transitions=20)  # of every row: few, for there are many rows
 STEEPEST = 1e3  # nats per unit of w, of gradients
-
-
-class RowContrast(Contrast):
-    """The Gaussian of each row's moments, factorised in float32 however much it leans."""
-
-    def reference(self, critic_params: Tree, x: Array, encoding: Encoding) -> Gaussian:
-        """r(z|x) for the draws of one encoding."""
-        del critic_params, x
-        return draws_moments(encoding)
-
-
-def draws_moments(encoding: Encoding) -> Gaussian:
-    """The Gaussian of the draws' moments.
-
-    A row's draws may all but lie on a line, which their covariance in float32 does not survive. So
-    it is factorised in the coordinates of the kernel that ended the sampler, where it is round.
-    """
-    assert encoding.kernel is not None  # of every sampler
-    mean = jnp.mean(encoding.z, axis=0)
-    kernel = Gaussian(mean, jax.lax.stop_gradient(encoding.kernel.scale_tril[0]))
-    round_moments = contrasts.sample_moments(contrasts.whiten(encoding.z, kernel))
-    return Gaussian(mean, kernel.scale_tril @ jnp.linalg.cholesky(round_moments.covariance))
 
 
 def _row_density(log_joint: Callable, dim: int, x: Array, w: Array) -> Array:
@@ -91,8 +68,7 @@ def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Mod
         psi = critic.init(keys[2], h, w, w[..., 0])
         return Params({"trunk": of_trunk, "sampler": of_sampler}, {}, psi)
 
-    model = of_density(density, features, dim, init=init, encode=encode, log_ratio=log_ratio)
-    return model._replace(contrast=RowContrast("moments", "full"))
+    return of_density(density, features, dim, init=init, encode=encode, log_ratio=log_ratio)
 
 
 class AmortizedPosterior:
@@ -147,7 +123,8 @@ class AmortizedPosterior:
 
 def row_moments(model: Model, params: Params, key: Key, x: Array) -> Gaussian:
     """Of draws of q(w|x) for each row."""
-    return draws_moments(model.encode(params, key, x, MOMENT_DRAWS))
+    moments = contrasts.draws_moments(model.encode(params, key, x, MOMENT_DRAWS))
+    return contrasts.from_moments(moments, "full")
 
 
 def fit_amortized(
