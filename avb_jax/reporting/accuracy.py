@@ -43,8 +43,14 @@ def accuracy_table(rows: Sequence[Row]) -> str:
 
 
 def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
-    """RMSE and bias of log q̂ against D: a row of panels for each contrast and loss."""
-    settings = sorted({(row["contrast"], row["loss"]) for row in rows})
+    """RMSE and bias of log q̂ against D: a row of panels for each contrast and loss.
+
+    One with a single D is left to the table, unless there is nothing else.
+    """
+    dims: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        dims.setdefault((row["contrast"], row["loss"]), set()).add(row["dim"])
+    settings = [key for key in sorted(dims) if len(dims[key]) > 1] or sorted(dims)
     samplers = sorted({row["sampler"] for row in rows})
     colours = dict(zip(samplers, PALETTE, strict=False))
     with style():
@@ -55,6 +61,7 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
             "solid: q(z); dashed: q(z|x)",
             "",
         )
+        legend: dict[str, Any] = {}
         for number, setting in enumerate(settings):
             some = [row for row in rows if (row["contrast"], row["loss"]) == setting]
             top = number * (_HEIGHT + _GAP) + 0.2
@@ -64,9 +71,9 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
                 axes.set_title(
                     f"{'RMSE' if name == 'rmse' else name}, {' contrast, '.join(setting)}"
                 )
-        handles, labels = axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        axes.legend(unique.values(), unique.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
+            handles, labels = axes.get_legend_handles_labels()
+            legend |= dict(zip(labels, handles, strict=True))
+        axes.legend(legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
         return page.save(Path(path))
 
 
