@@ -46,6 +46,8 @@ class Config:
     Examples:
         >>> Config(encoder="noise-mlp").samples  # S, where it is not given
         24
+        >>> Config(latent_dim=2).survey_side, Config(latent_dim=3).survey_side
+        (16, 0)
         >>> Config(latent_dim=0)
         Traceback (most recent call last):
         ValueError: latent_dim was 0; allowed is 1 or more
@@ -97,6 +99,12 @@ class Config:
         None,
         "times the encoder asks the decoder for the gradient of log p(x, z) at its guess of z "
         "(unset: 1 for noise-mlp and basis where D > 2, else 0)",
+        at_least=0,
+    )
+    survey: int | None = option(
+        None,
+        "points a side of a grid over the prior on which the encoder is told log p(x, z) before it "
+        "guesses z, where D <= 2; 0: none (unset: 16 for noise-mlp and basis)",
         at_least=0,
     )
     num_bases: int = option(16, "K, noise bases of --encoder=basis", at_least=1)
@@ -193,6 +201,11 @@ class Config:
             raise ValueError(
                 f"refinements was {self.refinements} with encoder 'noise-conv'; allowed is 0"
             )
+        if self.survey and (self.latent_dim > 2 or self.encoder == "noise-conv"):
+            raise ValueError(
+                f"survey was {self.survey} with latent_dim {self.latent_dim} and encoder "
+                f"{self.encoder!r}; allowed is 0"
+            )
         if self.likelihood != "bernoulli" and self.binarization != "none":
             raise ValueError(
                 f"likelihood was {self.likelihood!r} with binarization {self.binarization!r}; "
@@ -241,12 +254,24 @@ class Config:
         return self.contrast_name == "moments" and self.encoder in ("noise-mlp", "noise-conv")
 
     @property
+    def asks_decoder(self) -> bool:
+        """Whether the encoder asks the decoder, unless something else is said."""
+        return self.encoder in ("noise-mlp", "basis")
+
+    @property
     def refinement_steps(self) -> int:
         """Times the encoder asks the decoder."""
         if self.refinements is not None:
             return self.refinements
-        # In two dimensions a guess is far away in units of the posterior, and the score misleads.
-        return int(self.encoder in ("noise-mlp", "basis") and self.latent_dim > 2)
+        # In two dimensions the score is steep, and runs that ask for it may blow up.
+        return int(self.asks_decoder and self.latent_dim > 2)
+
+    @property
+    def survey_side(self) -> int:
+        """Points a side of the grid on which the encoder asks the decoder."""
+        if self.survey is not None:
+            return self.survey
+        return 16 * int(self.asks_decoder and self.latent_dim <= 2)
 
     @property
     def layer_dtype(self) -> str | None:

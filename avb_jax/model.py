@@ -12,7 +12,9 @@ from avb_jax.config import Config
 from avb_jax.contrast import Contrast
 from avb_jax.densities import LIKELIHOODS, log_prior
 from avb_jax.networks import critics, decoders, encoders, flows
+from avb_jax.networks.trunk import Trunk
 from avb_jax.types import (
+    Answers,
     Array,
     DecodeFn,
     DrawFn,
@@ -88,6 +90,10 @@ class Model(NamedTuple):
         """∇_z log p(x, z), one z for each x, in nats per unit of z: z [B, D] -> [B, D]."""
         return jax.grad(lambda z: jnp.sum(self.log_joint(params, x, z[None])))(z)
 
+    def survey(self, params: Params, x: Array, z: Array) -> Array:
+        """log p(x, z) of the same z for all x, decoded once, in nats: z [K, D] -> [K, B]."""
+        return self.log_joint(params, x, z[:, None])
+
     def gain(self, params: Params, view: View, z_tilde: Array) -> Array:
         """log p(x|z) − log p(x|m), m the contrast's mean, in nats: z̃ [S, B, D] -> [S, B].
 
@@ -134,7 +140,8 @@ def _build_encoder(config: Config):
     full = config.encoder != "gaussian"
     sizes = (dim, config.width, config.depth, config.refinement_steps)
     channels = config.channels if config.trunk == "conv" else None
-    trunk = encoders.Trunk(*sizes, full=full, channels=channels, dtype=dtype)
+    kind = {"full": full, "channels": channels, "dtype": dtype}
+    trunk = Trunk(*sizes, survey=config.survey_side, **kind)
     if config.encoder == "noise-mlp":
         return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth, dtype)
     if config.encoder == "basis":
@@ -198,7 +205,8 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 5)
         x = jnp.zeros((1, *event_shape), jnp.float32)
-        encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1, jnp.zeros_like)
+        answers = Answers(jnp.zeros_like, lambda z: jnp.zeros((len(z), len(x)), x.dtype))
+        encoding, phi = encoder.init_with_output(keys[0], x, keys[4], 1, answers)
         z, psi = encoding.z, {}
         if not config.explicit:
             context = View(x, encoding.features, None).context
@@ -214,8 +222,8 @@ def build_model(config: Config, event_shape: tuple[int, int, int]) -> Model:
         return (location, outputs[1]) if likelihood.has_scale else location
 
     def encode(params, key, x, num_samples):
-        score = partial(model.score, params, x)
-        return encoder.apply(params.encoder, x, key, num_samples, score)
+        answers = Answers(partial(model.score, params, x), partial(model.survey, params, x))
+        return encoder.apply(params.encoder, x, key, num_samples, answers)
 
     def log_ratio(params, view, z_tilde):
         gain = [model.gain(params, view, z_tilde)] if informed else []

@@ -57,6 +57,19 @@ class Kernel(NamedTuple):
     scale_tril: Array
 
 
+class Answers(NamedTuple):
+    """What p says to an encoder about the x of a batch, its decoder held.
+
+    Attributes:
+        score: z [B, D] -> ∇_z log p(x, z) [B, D], one z for each x.
+        survey: z [K, D] -> log p(x, z) [K, B] in nats, the same z for all x; None where it is not
+            to be had.
+    """
+
+    score: Callable[[Array], Array]
+    survey: Callable[[Array], Array] | None = None
+
+
 class Autoregression(NamedTuple):
     """A step of an inverse autoregressive flow, u_d -> μ_d(u_<d) + σ_d(u_<d) u_d.
 
@@ -144,7 +157,6 @@ class Params(NamedTuple):
 
 InitFn = Callable[[Key], Params]
 EncodeFn = Callable[[Params, Key, Array, int], Encoding]
-ScoreFn = Callable[[Array], Array]
 DecodeFn = Callable[[Tree, Array], Tree]
 MeanFn = Callable[[Tree], Array]
 DrawFn = Callable[[Key, Tree], Array]

@@ -40,6 +40,7 @@ experiment.define_training_flags(
     batch_size=4,
     encoder="noise-mlp",
     refinements=1,
+    survey=0,
     num_steps=30000,
     num_samples=128,
     decoder_samples=128,

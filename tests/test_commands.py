@@ -140,6 +140,7 @@ BAD = {
     "a noise dimension below 1": (["--noise_dim=0"], "noise_dim"),
     "a contrast with an explicit encoder": (["--encoder=gaussian", "--contrast=learned"], "KL"),
     "refinements of noise-conv": (["--encoder=noise-conv", "--refinements=1"], "allowed is 0"),
+    "a survey beyond two dimensions": (["--latent_dim=3", "--survey=4"], "allowed is 0"),
     "an argument that is no flag": (["digits"], "digits"),
 }
 

@@ -226,15 +226,15 @@ def test_log_joint_is_the_likelihood_and_the_prior(likelihood):
     np.testing.assert_allclose(swapped, mean[::-1, ::-1], atol=1e-6)
 
 
-def test_a_refined_encoder_consults_the_decoder_it_has_and_no_other():
-    """Its draws move with θ; those of an encoder without refinements do not."""
-    for refinements in (0, 1):
-        model = small_model(refinements=refinements)
-        params = random_params(model)
-        other = params._replace(decoder=jax.tree.map(lambda p: 1.5 * p, params.decoder))
-        encode = jax.jit(model.encode, static_argnums=3)
-        draws = [encode(p, jax.random.key(0), X, S).z for p in (params, other)]
-        assert np.array_equal(*draws) == (refinements == 0)
+@pytest.mark.parametrize("asks", [{}, {"refinements": 1}, {"survey": 4}])
+def test_an_encoder_that_asks_consults_the_decoder_it_has_and_no_other(asks):
+    """Its draws move with θ; those of an encoder that does not ask stay."""
+    model = small_model(**{"refinements": 0, "survey": 0, **asks})
+    params = random_params(model)
+    other = params._replace(decoder=jax.tree.map(lambda p: 1.5 * p, params.decoder))
+    encode = jax.jit(model.encode, static_argnums=3)
+    draws = [encode(p, jax.random.key(0), X, S).z for p in (params, other)]
+    assert np.array_equal(*draws) == (not asks)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -249,6 +249,15 @@ def test_score_is_the_gradient_of_the_log_joint(likelihood):
             steps = 1e-5 * np.eye(D)[d] * np.array([1.0, -1.0])[:, None, None]
             ahead, behind = log_joint(params, x, z + steps)
             np.testing.assert_allclose(score[:, d], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_a_survey_is_the_log_joint_of_the_same_z_for_all_x(likelihood):
+    model = small_model(likelihood=likelihood)
+    params, z = random_params(model), Z[0]
+    survey = jax.jit(model.survey)(params, X, z)
+    everywhere = jnp.broadcast_to(z[:, None], (len(z), len(X), D))
+    np.testing.assert_allclose(survey, model.log_joint(params, X, everywhere), rtol=1e-5)
 
 
 @pytest.mark.parametrize("event_shape", [(8, 8), (8, 8, 1, 1), (0, 8, 1), (8, -1, 1)])

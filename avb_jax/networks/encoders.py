@@ -1,8 +1,7 @@
-"""Encoders: (x [B, h, w, c], key, S, score) -> `Encoding` of S draws of q(z|x) for each x.
+"""Encoders: (x [B, h, w, c], key, S, answers) -> `Encoding` of S draws of q(z|x) for each x.
 
 The x-trunk runs once per x however many draws are asked for. Noise is drawn here, in the
-dtype of x; hidden layers compute in `dtype`, where it is given. `score` is z [B, D] ->
-∇ log p(x, z) [B, D], the decoder's answer to a guess of z.
+dtype of x; hidden layers compute in `dtype`, where it is given. `Answers` are the decoder's.
 """
 
 import math
@@ -17,76 +16,15 @@ from avb_jax.densities import draw_kernel
 from avb_jax.networks.layers import (
     MLP,
     Convolution,
-    Convolutions,
     downsampled_sizes,
-    flatten_images,
     stage_features,
-    triangular,
 )
-from avb_jax.types import Array, Encoding, Gaussian, Kernel, Key, Moments, ScoreFn
+from avb_jax.networks.trunk import TriangularScale, Trunk
+from avb_jax.types import Answers, Array, Encoding, Gaussian, Kernel, Key, Moments
 
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
-INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
 INITIAL_BLUR, LEAST_BLUR = 0.5, 0.005  # of the noise that ends noise-mlp, in units of L(h)
 zeros = nn.initializers.zeros_init()
-
-
-class TriangularScale(nn.Module):
-    """L(h), lower triangular: it starts at `start` times the identity, and no step of any size
-    makes it singular."""
-
-    latent_dim: int
-    full: bool = True
-    start: float = INITIAL_SCALE
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        dim = self.latent_dim
-        start = nn.initializers.constant(math.log(self.start))
-        log_scale = nn.Dense(dim, kernel_init=zeros, bias_init=start)(h)
-        entries = jnp.zeros((h.shape[0], dim, dim), h.dtype)
-        if self.full:
-            entries = nn.Dense(dim * dim, kernel_init=zeros)(h).reshape(-1, dim, dim)
-        return triangular(entries, log_scale)
-
-
-class Trunk(nn.Module):
-    """What every posterior but `noise-conv` starts from: features of x [B, F], a `Gaussian` guess.
-
-    The guess is linear in the features, m and L, and then corrected `refinements` times by a
-    network that has seen the score at m (iterative amortised inference: Marino, Yue and Mandt,
-    "Iterative Amortized Inference", ICML 2018). It sees Lᵀ ∇ log p(x, m) and moves m by L times
-    what it says: both in units of the guess, which may be a tenth or a thousandth of the prior's.
-    The features hold what was seen.
-    """
-
-    latent_dim: int
-    width: int
-    depth: int
-    refinements: int = 0
-    refinement_width: int = 256
-    full: bool = True
-    channels: int | None = None  # of the first of its convolutions; None: it is an MLP
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: Array, score: ScoreFn) -> tuple[Array, Gaussian]:
-        dim, width = self.latent_dim, self.refinement_width
-        if self.channels:
-            features = [Convolutions(self.width, self.channels, self.dtype)(x)]
-        else:
-            features = [MLP(self.width, self.depth, self.dtype)(flatten_images(x))]
-        dense = partial(nn.Dense, width, dtype=self.dtype)
-        m, scale = nn.Dense(dim)(features[0]), TriangularScale(dim, self.full)(features[0])
-        for _ in range(self.refinements):
-            whitened = jnp.einsum("bde,bd->be", scale, score(m))
-            seen = jnp.concatenate([m, jnp.arcsinh(whitened)], axis=-1)
-            h = dense()(features[-1]) + dense(use_bias=False)(seen)
-            features = [features[0], nn.gelu(dense()(nn.gelu(h))).astype(x.dtype)]
-            move = nn.Dense(dim, kernel_init=zeros)(features[-1])
-            m = m + jnp.einsum("bde,be->bd", scale, move)
-            scale = scale @ TriangularScale(dim, self.full, start=1.0)(features[-1])
-        return jnp.concatenate(features, axis=-1), Gaussian(m, scale)
 
 
 class NoiseHead(nn.Module):
@@ -127,8 +65,8 @@ class NoiseMLP(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, guess = self.trunk(x, score)
+    def __call__(self, x: Array, key: Key, num_samples: int, answers: Answers) -> Encoding:
+        h, guess = self.trunk(x, answers)
         keys = jax.random.split(key)
         noise = jax.random.normal(keys[0], (num_samples, x.shape[0], self.noise_dim), x.dtype)
         head = NoiseHead(self.head_width, self.head_depth, self.dtype)
@@ -149,7 +87,7 @@ class NoiseConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
+    def __call__(self, x: Array, key: Key, num_samples: int, answers: Answers) -> Encoding:
         keys, shape, dim = jax.random.split(key), (num_samples, x.shape[0]), self.latent_dim
         noise = jax.random.normal(keys[0], (num_samples * x.shape[0], self.noise_dim), x.dtype)
         stages = len(downsampled_sizes(*x.shape[1:3]))
@@ -189,8 +127,8 @@ class Basis(nn.Module):
     basis_width: int = 64
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, (location, scale_tril) = self.trunk(x, score)
+    def __call__(self, x: Array, key: Key, num_samples: int, answers: Answers) -> Encoding:
+        h, (location, scale_tril) = self.trunk(x, answers)
         keys, dim, rows = jax.random.split(key), location.shape[-1], num_samples * x.shape[0]
         noise = jax.random.normal(keys[0], (max(rows, MOMENT_DRAWS), self.noise_dim), x.dtype)
         v = nn.tanh(nn.Dense(self.num_bases)(MLP(self.basis_width, 2)(noise)))
@@ -217,8 +155,8 @@ class GaussianEncoder(nn.Module):
     trunk: Trunk
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        _, density = self.trunk(x, score)
+    def __call__(self, x: Array, key: Key, num_samples: int, answers: Answers) -> Encoding:
+        _, density = self.trunk(x, answers)
         noise = jax.random.normal(key, (num_samples, *density.mean.shape), x.dtype)
         moved = jnp.einsum("bde,sbe->sbd", density.scale_tril, noise)
         mean = density.mean[None]

@@ -7,9 +7,9 @@ from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from avb_jax import inverse_flow
 from avb_jax.densities import LOG_2PI
-from avb_jax.networks.encoders import Trunk
 from avb_jax.networks.layers import MLP, flatten_context
-from avb_jax.types import Array, Autoregression, Encoding, Flow, Key, ScoreFn
+from avb_jax.networks.trunk import Trunk
+from avb_jax.types import Answers, Array, Autoregression, Encoding, Flow, Key
 
 TINY = 1e-35  # a probability that float32 still holds with all its digits
 LARGEST = 1.0  # log-scale of one coupling
@@ -144,8 +144,8 @@ class FlowEncoder(nn.Module):
     num_steps: int = 4
 
     @nn.compact
-    def __call__(self, x: Array, key: Key, num_samples: int, score: ScoreFn) -> Encoding:
-        h, base = self.trunk(x, score)
+    def __call__(self, x: Array, key: Key, num_samples: int, answers: Answers) -> Encoding:
+        h, base = self.trunk(x, answers)
         dim, width, draw = base.mean.shape[-1], self.width, nn.initializers.lecun_normal()
 
         def step(number: int) -> Autoregression:

@@ -10,14 +10,14 @@ import numpy as np
 from avb_jax import contrast as contrasts
 from avb_jax.densities import draw_kernel
 from avb_jax.model import Model
-from avb_jax.networks.encoders import Trunk
+from avb_jax.networks.trunk import Trunk
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.engine import EXTRA_NOISE, gain_of, of_density
 from avb_jax.posterior.fit import DEFAULTS, Settings, check_settings, step_config, train_on
 from avb_jax.posterior.networks import GainCritic, Sampler
 from avb_jax.posterior.start import check_shape
 from avb_jax.posterior.transitions import Transitions, transit, tune
-from avb_jax.types import Array, Encoding, Gaussian, Key, Params, View
+from avb_jax.types import Answers, Array, Encoding, Gaussian, Key, Params, View
 
 ROWS = 64  # data points a step
 MOMENT_DRAWS = 256  # of each row, behind the scale of its transitions
@@ -48,7 +48,8 @@ def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Mod
     def encode(params, key, x, num_samples):
         keys = jax.random.split(key)
         # Columns may have heavy tails, as those of hierarchical models do.
-        h, guess = trunk.apply(params.encoder["trunk"], jnp.arcsinh(x), partial(score, x))
+        answers = Answers(partial(score, x))
+        h, guess = trunk.apply(params.encoder["trunk"], jnp.arcsinh(x), answers)
         noise = jax.random.normal(keys[0], (num_samples, len(x), noise_dim), x.dtype)
         kernel = sampler.apply(params.encoder["sampler"], h, *guess, noise)
         w = draw_kernel(keys[1], kernel)
@@ -62,7 +63,7 @@ def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Mod
     def init(key):
         keys = jax.random.split(key, 3)
         x, w = jnp.zeros((1, features)), jnp.zeros((1, 1, dim))
-        (h, _), of_trunk = trunk.init_with_output(keys[0], x, jnp.zeros_like)
+        (h, _), of_trunk = trunk.init_with_output(keys[0], x, Answers(jnp.zeros_like))
         noise = jnp.zeros((1, 1, noise_dim))
         of_sampler = sampler.init(keys[1], h, w[0], jnp.eye(dim)[None], noise)
         psi = critic.init(keys[2], h, w, w[..., 0])

@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import pytest
 
+from avb_jax.types import Answers
+
 
 @pytest.fixture(scope="session")
 def random_params():
@@ -12,8 +14,8 @@ def random_params():
 
     def make(module: nn.Module, *args, gain: float = 1.0):
         rng = np.random.default_rng(0)
-        static = [arg for arg in args if isinstance(arg, int) or callable(arg)]
-        arrays = [arg for arg in args if not (isinstance(arg, int) or callable(arg))]
+        static = [arg for arg in args if isinstance(arg, (int, Answers))]
+        arrays = [arg for arg in args if not isinstance(arg, (int, Answers))]
         shapes = jax.eval_shape(lambda *a: module.init(jax.random.key(0), *a, *static), *arrays)
 
         def fill(leaf):

@@ -13,7 +13,8 @@ import scipy.stats
 from avb_jax.config import ENCODERS, EXPLICIT_ENCODERS
 from avb_jax.networks import encoders, flows
 from avb_jax.networks.layers import MLP
-from avb_jax.types import Encoding, Tree
+from avb_jax.networks.trunk import Trunk
+from avb_jax.types import Answers, Encoding, Tree
 
 B, D, N = 3, 2, 3
 EVENT_SHAPE = (5, 4, 1)
@@ -22,7 +23,7 @@ SIGMAS = 4.5  # tolerated standard errors of a Monte Carlo estimate, at a fixed 
 
 def build(name: str, width: int = 16, depth: int = 2) -> nn.Module:
     full = name != "gaussian"
-    trunk = encoders.Trunk(D, width, depth, refinements=1, refinement_width=8, full=full)
+    trunk = Trunk(D, width, depth, refinements=1, refinement_width=8, full=full)
     return {
         "noise-mlp": lambda: encoders.NoiseMLP(trunk, N, head_width=16, head_depth=1),
         "noise-conv": lambda: encoders.NoiseConv(D, N, width, channels=8),
@@ -38,10 +39,13 @@ def score(z: jax.Array) -> jax.Array:
     return 20.0 * jnp.cos(3.0 * z)
 
 
+ANSWERS = Answers(score)
+
+
 def applied(encoder: nn.Module):
     """(params, x, key, S) -> Encoding, compiled."""
     return jax.jit(
-        lambda params, x, key, num: encoder.apply(params, x, key, num, score), static_argnums=3
+        lambda params, x, key, num: encoder.apply(params, x, key, num, ANSWERS), static_argnums=3
     )
 
 
@@ -60,14 +64,14 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module", params=ENCODERS)
 def case(request, random_params) -> Case:
     encoder = build(request.param)
-    params = random_params(encoder, images(), jax.random.key(0), 1, score)
+    params = random_params(encoder, images(), jax.random.key(0), 1, ANSWERS)
     return Case(request.param, params, applied(encoder))
 
 
 @pytest.fixture(scope="module", params=["gaussian", "gaussian-full"])
 def gaussian(request, random_params) -> Case:
     encoder = build(request.param)
-    params = random_params(encoder, images(), jax.random.key(0), 1, score)
+    params = random_params(encoder, images(), jax.random.key(0), 1, ANSWERS)
     return Case(request.param, params, applied(encoder))
 
 
@@ -164,12 +168,12 @@ def test_the_trunk_runs_once_however_many_draws(name, random_params):
     x, key = images(4, (8, 8, 16)), jax.random.key(0)
 
     def flops(module: nn.Module, *args) -> float:
-        static = tuple(i + 1 for i, arg in enumerate(args) if isinstance(arg, int) or callable(arg))
+        static = tuple(i for i, arg in enumerate(args, 1) if isinstance(arg, (int, Answers)))
         lowered = jax.jit(module.apply, static_argnums=static)
         return lowered.lower(random_params(module, *args), *args).cost_analysis()["flops"]
 
     encoder = build(name, width=128)
-    one, nine = (flops(encoder, x, key, num, score) for num in (1, 9))
+    one, nine = (flops(encoder, x, key, num, ANSWERS) for num in (1, 9))
     if name == "noise-conv":
         trunk = flops(nn.Conv(8, (5, 5)), x)
     else:
@@ -196,7 +200,7 @@ def assert_moments(z: np.ndarray, mean: np.ndarray, covariance: np.ndarray, spre
 def test_moments_of_basis_are_those_of_its_draws(random_params):
     """The moments come from noise of their own: of all the batch, or of `MOMENT_DRAWS`."""
     encoder, x, num = build("basis"), images(2), 20_000
-    params = random_params(encoder, x, jax.random.key(0), 1, score, gain=1.2)
+    params = random_params(encoder, x, jax.random.key(0), 1, ANSWERS, gain=1.2)
     encode = applied(encoder)
     drawn = encode(params, x, jax.random.key(0), num)
     z, mirror = (np.asarray(a, np.float64) for a in (drawn.z, drawn.mirror))
@@ -218,7 +222,7 @@ def test_moments_of_basis_are_those_of_its_draws(random_params):
 def test_a_covariance_of_basis_beyond_float32_still_has_its_factor(random_params):
     """Scales of e^±12: the covariance rounds to what has no factor, the encoder's own is finite."""
     encoder, x = build("basis"), images(2)
-    params = random_params(encoder, x, jax.random.key(0), 1, score)
+    params = random_params(encoder, x, jax.random.key(0), 1, ANSWERS)
     bias = params["params"]["trunk"]["TriangularScale_0"]["Dense_0"]["bias"]
     params["params"]["trunk"]["TriangularScale_0"]["Dense_0"]["bias"] = jnp.array([12.0, -12.0])
     assert bias.shape == (D,) == (2,)
@@ -246,34 +250,16 @@ def test_a_fresh_posterior_is_a_gaussian_of_half_the_priors_scale(name):
     """With noise-mlp's blur on top."""
     encoder, x, key = build(name, depth=1), images(1, (2, 2, 1)), jax.random.key(0)
     encode = jax.jit(encoder.init_with_output, static_argnums=(3, 4))
-    z = np.asarray(encode(key, x, key, 4000, score)[0].z, np.float64)
+    z = np.asarray(encode(key, x, key, 4000, ANSWERS)[0].z, np.float64)
     blur = encoders.INITIAL_BLUR if name == "noise-mlp" else 0.0
     assert_moments(z, z.mean(0), 0.25 * (1.0 + blur**2) * np.eye(D)[None], spread=1.0)
     assert normality(z[:, 0]) > 0.01
 
 
-@pytest.mark.parametrize("refinements", [0, 1, 3])
-def test_the_trunk_asks_for_the_score_at_each_of_its_guesses(refinements):
-    """At their means alone; fresh corrections are nil, so that all the guesses are the first."""
-    asked = []
-
-    def watched(z):
-        asked.append(z)
-        return score(z)
-
-    trunk = encoders.Trunk(D, 16, 2, refinements)
-    (features, guess), params = trunk.init_with_output(jax.random.key(0), images(), watched)
-    assert len(asked) == refinements and features.shape == (B, 16 + 256 * bool(refinements))
-    for mean in asked:
-        np.testing.assert_array_equal(mean, guess.mean)
-    blind = trunk.apply(params, images(), jnp.zeros_like)[0]
-    assert np.array_equal(blind, features) == (refinements == 0)
-
-
 @pytest.mark.parametrize("name", ["noise-mlp", "noise-conv"])
 def test_implicit_posteriors_are_not_gaussian(name, random_params):
     encoder, x, key = build(name), images(1, (2, 2, 1)), jax.random.key(0)
-    params = random_params(encoder, x, key, 1, score, gain=1.2)
+    params = random_params(encoder, x, key, 1, ANSWERS, gain=1.2)
     z = applied(encoder)(params, x, key, 4000).z[:, 0]
     assert normality(np.asarray(z)) < 1e-6
 
@@ -283,7 +269,7 @@ def test_implicit_posteriors_are_not_gaussian(name, random_params):
 )
 def test_noise_conv_takes_images_of_any_size(event_shape, random_params):
     encoder, x = build("noise-conv"), images(2, event_shape)
-    params = random_params(encoder, x, jax.random.key(0), 1, score)
+    params = random_params(encoder, x, jax.random.key(0), 1, ANSWERS)
     encode = applied(encoder)
     z = np.asarray(encode(params, x, jax.random.key(0), 3).z)
     assert z.shape == (3, 2, D) and np.all(np.isfinite(z))
