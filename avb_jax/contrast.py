@@ -65,15 +65,15 @@ def draws_moments(encoding: Encoding) -> Moments:
     """Those of an encoding's draws, with a factor of their covariance.
 
     The draws of an x may all but lie on a line, which their covariance in float32 does not survive.
-    So it is factorised in the coordinates of a kernel that ended them, where it is round.
+    So it is factorised in the coordinates of a kernel that ended them, where it is round. Of fewer
+    than D + 1 draws there is no factor, but NaN; their variances stay.
     """
+    moments = sample_moments(encoding.z)
     if encoding.kernel is None:
-        return sample_moments(encoding.z)
-    mean = jnp.mean(encoding.z, axis=0)
-    kernel = Gaussian(mean, jax.lax.stop_gradient(encoding.kernel.scale_tril[0]))
-    round_moments = sample_moments(whiten(encoding.z, kernel))
-    factor = kernel.scale_tril @ jnp.linalg.cholesky(round_moments.covariance)
-    return Moments(mean, jnp.einsum("bdf,bef->bde", factor, factor), factor)
+        return moments
+    kernel = Gaussian(moments.mean, jax.lax.stop_gradient(encoding.kernel.scale_tril[0]))
+    round_covariance = sample_moments(whiten(encoding.z, kernel)).covariance
+    return moments._replace(scale_tril=kernel.scale_tril @ jnp.linalg.cholesky(round_covariance))
 
 
 def from_moments(moments: Moments, covariance: str) -> Gaussian:

@@ -138,10 +138,9 @@ def _build_encoder(config: Config):
     if config.encoder == "noise-conv":
         return encoders.NoiseConv(dim, noise, config.width, config.channels, dtype)
     full = config.encoder != "gaussian"
-    sizes = (dim, config.width, config.depth, config.refinement_steps)
+    sizes = (dim, config.width, config.depth, config.refinement_steps, config.survey_side)
     channels = config.channels if config.trunk == "conv" else None
-    kind = {"full": full, "channels": channels, "dtype": dtype}
-    trunk = Trunk(*sizes, survey=config.survey_side, **kind)
+    trunk = Trunk(*sizes, full=full, channels=channels, dtype=dtype)
     if config.encoder == "noise-mlp":
         return encoders.NoiseMLP(trunk, noise, config.head_width, config.head_depth, dtype)
     if config.encoder == "basis":

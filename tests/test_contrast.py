@@ -118,6 +118,23 @@ def test_draws_that_all_but_lie_on_a_line_have_a_factor_in_float32():
     np.testing.assert_allclose(known.scale_tril[0], expected, rtol=0.05)
 
 
+def test_variances_of_fewer_draws_than_dimensions_and_their_gradient():
+    """Diagonal moments need no factor, and three draws in five dimensions have none."""
+    z, eye = np.random.default_rng(6).normal(size=(3, 2, 5)), np.broadcast_to(np.eye(5), (2, 5, 5))
+
+    @jax.jit
+    def log_scale(z):
+        encoding = Encoding(z, kernel=Kernel(z, jnp.asarray(eye)[None]))
+        return contrast.log_scale(Contrast("moments", "diagonal").reference({}, z, encoding), z)
+
+    with jax.enable_x64(True):
+        value = log_scale(jnp.asarray(z))
+        gradient = jax.grad(lambda z: jnp.sum(log_scale(z)))(jnp.asarray(z))
+    np.testing.assert_allclose(value, np.log(z.std(axis=0)).sum(-1), rtol=1e-10)
+    expected = (z - z.mean(axis=0)) / (len(z) * z.var(axis=0))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("num_samples, dim", [(5, 3), (16, 8), (24, 2), (4, 1)])
 def test_log_scale_bias_against_monte_carlo(num_samples, dim, covariance):
