@@ -63,7 +63,7 @@ class Trunk(nn.Module):
 
 
 class Basis(nn.Module):
-    """`basis` with one draw for each x: z, the moments of q(z|x), and the features of x."""
+    """`basis`, one draw for each x: z, mean and factor of q(z|x), and the features of x."""
 
     def __init__(self, config: avb.Config, pixels: int):
         super().__init__()
@@ -76,10 +76,12 @@ class Basis(nn.Module):
         h, location, scale = self.trunk(x)
         v = torch.tanh(self.Dense_0(self.MLP_0(noise)))
         mean_v, covariance_v = v.mean(0), torch.cov(v.T)
-        a = scale @ self.Dense_1(h).unflatten(-1, (location.shape[-1], -1))
+        b = self.Dense_1(h).unflatten(-1, (location.shape[-1], -1))
+        a = scale @ b
         moved = (a @ v[: len(x), :, None] + scale @ last[..., None])[..., 0]
-        covariance = a @ covariance_v @ a.mT + scale @ scale.mT
-        return location + moved, location + a @ mean_v, covariance, h
+        spread = b @ covariance_v @ b.mT + torch.eye(location.shape[-1])
+        factor = scale @ torch.linalg.cholesky(spread)  # of the covariance
+        return location + moved, location + a @ mean_v, factor, h
 
 
 class MLPDecoder(nn.Module):
@@ -194,12 +196,11 @@ class ImageStep(nn.Module):
         return torch.bernoulli(images.flatten(1) / 255.0)
 
     def forward(self, x, noise, last, z_r):
-        z, mean, covariance, features = self.encoder(x, noise, last)
-        factor = torch.linalg.cholesky(covariance)
+        z, mean, factor, features = self.encoder(x, noise, last)
         share, critic_loss = critic_terms(self.critic, features, whiten(z, mean, factor), z_r)
         logits = self.decoder(z)
         reconstruction = -F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
-        squares = mean.square().sum(-1) + covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        squares = mean.square().sum(-1) + factor.square().sum((-2, -1))
         kl = 0.5 * (squares - self.config.latent_dim) - log_scale(factor)
         return kl.mean() + share - reconstruction, critic_loss
 
