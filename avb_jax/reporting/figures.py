@@ -10,6 +10,7 @@ from avb_jax.reporting.curves import Metrics, draw_curve, recorded
 from avb_jax.reporting.images import GREY, image_grid, resize
 from avb_jax.reporting.latents import Snapshot, latent_page, posteriors_page
 from avb_jax.reporting.metrics import read_metrics
+from avb_jax.reporting.modes import modes_page
 from avb_jax.reporting.snapshot import read_snapshot
 from avb_jax.reporting.style import DPI, Page, show_image, style
 
@@ -21,8 +22,9 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
     """Draws the figures that a work directory has the files for, as PNGs into `figures/`.
 
     From `figures/snapshot.npz`: data.png, reconstructions.png, samples.png, interpolations.png,
-    latent.png and posteriors.png; from `metrics.jsonl`: learning_curves.png. Each says under it
-    what `config.json`, where there is one, tells of the run.
+    latent.png and posteriors.png, and modes.png where D = 2 and a posterior has two; from
+    `metrics.jsonl`: learning_curves.png. Each says under it what `config.json`, where there is one,
+    tells of the run.
 
     Returns:
         The files written.
@@ -42,6 +44,8 @@ def draw_figures(workdir: str | os.PathLike) -> list[Path]:
             pages |= _image_pages(snapshot, caption)
             pages["latent"] = latent_page(snapshot, caption)
             pages["posteriors"] = posteriors_page(snapshot, caption)
+            if "modes_index" in snapshot:
+                pages["modes"] = modes_page(snapshot, caption)
         if metrics_path.exists():
             pages |= _learning_curves(read_metrics(metrics_path), caption)
         return [page.save(workdir / "figures" / f"{name}.png") for name, page in pages.items()]

@@ -23,6 +23,7 @@ from avb_jax.reporting.traversals import TRAVERSALS
 # Pictures of a run, as far as they were drawn, and what they show.
 PICTURES = {
     "figures/posteriors.png": "draws of q(z|x) for some images",
+    "figures/modes.png": "posteriors with two modes",
     "figures/latent.png": "the latent space",
     "figures/reconstructions.png": "reconstructions",
     "figures/samples.png": "samples",

@@ -14,6 +14,7 @@ import numpy as np
 
 from avb_jax.reporting.files import write_atomically
 from avb_jax.reporting.images import check_images, to_uint8
+from avb_jax.reporting.modes import find_modes
 from avb_jax.types import Array, Key, Tree
 
 NUM_SHOWN = 64
@@ -41,8 +42,8 @@ def take_snapshot(
     draw of q(z|x) for each image, and `labels` [B]; for up to six x, of different labels where
     there are labels, `posterior_images` [K, h, w, c], `posterior_draws` [1000, K, D] and
     `posterior_labels` [K]; for D = 2 `grid` [16, 16, h, w, c], decoded at z = (`grid_z`[column],
-    `grid_z`[row]). The
-    choices of images depend on their number and labels alone.
+    `grid_z`[row]), and what `find_modes` finds, with its `modes_images` [K, h, w, c]. But for
+    those, the choices of images depend on their number and labels alone.
 
     Args:
         model: an `avb.Model`; hashable, since it is compiled once for all its snapshots.
@@ -77,11 +78,20 @@ def take_snapshot(
         "data": to_uint8(images[shown]),
         "posterior_images": to_uint8(images[chosen]),
     }
+    if model.latent_dim == 2:
+        snapshot |= _modes(model, params, jax.random.fold_in(key, 1), images[order])
     if labels is not None:
         snapshot |= {"labels": labels, "posterior_labels": np.asarray(labels)[chosen]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **snapshot)
     write_atomically(path, buffer.getvalue())
+
+
+def _modes(model: Any, params: Tree, key: Key, images: np.ndarray) -> dict[str, np.ndarray]:
+    found = find_modes(model, params, key, images)
+    if found is None:
+        return {}
+    return {**found, "modes_images": to_uint8(images[found["modes_index"]])}
 
 
 def read_snapshot(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -29,6 +29,11 @@ class FakeModel(NamedTuple):
     sample_posterior: Callable
     decode_mean: Callable
 
+    def survey(self, params, x, z):
+        """One mode for each x, at its first two pixels."""
+        centres = x.reshape(len(x), -1)[:, : z.shape[-1]]
+        return -jnp.sum(jnp.square(z[:, None] - centres[None]), axis=-1)
+
 
 def sample_posterior(params, key, x, num_samples):
     """N(first pixels of x, scale²), and its first two dimensions correlated."""
