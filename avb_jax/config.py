@@ -169,6 +169,10 @@ class Config:
         0.0, "of the averaged encoder and decoder that evaluation uses; 0: none",
         at_least=0.0, below=1.0,
     )  # fmt: skip
+    weight_decay: float = option(
+        0.0, "of the kernels of encoder and decoder, in each step times the learning rate (AdamW)",
+        at_least=0.0,
+    )  # fmt: skip
     clip_norm: float = option(
         0.0, "global norm each player's gradient is clipped to; 0: not clipped", at_least=0.0
     )

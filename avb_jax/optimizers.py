@@ -79,19 +79,27 @@ def learning_rate_schedule(config: Config, peak: float) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def _adam(config: Config, peak: float, updates_per_step: int = 1):
+def _adam(config: Config, peak: float, updates_per_step: int = 1, weight_decay: float = 0.0):
     schedule = learning_rate_schedule(config, peak)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+
     # The schedule counts steps of training, of which the critic may take several at once.
-    return [*clip, optax.adam(lambda count: schedule(count // updates_per_step))]
+    def rate(count: Array) -> Array:
+        return schedule(count // updates_per_step)
+
+    if not weight_decay:
+        return [*clip, optax.adam(rate)]
+    return [*clip, optax.adamw(rate, weight_decay=weight_decay, mask=_kernels)]
+
+
+def _kernels(params: Tree) -> Tree:
+    """Which of the parameters multiply, rather than add."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def build_optimizers(config: Config) -> Optimizers:
-    """Adam for both players, with the config's schedule, clipping and averaging."""
+    """Adam for both players, with the config's schedule, clipping, weight decay and averaging."""
     average = [average_parameters(config.ema_decay)] if config.ema_decay else []
-    return Optimizers(
-        vae=optax.chain(*_adam(config, config.learning_rate), *average),
-        critic=optax.chain(
-            *_adam(config, config.critic_learning_rate, config.critic_steps),
-        ),
-    )
+    of_vae = _adam(config, config.learning_rate, weight_decay=config.weight_decay)
+    of_critic = _adam(config, config.critic_learning_rate, config.critic_steps)
+    return Optimizers(vae=optax.chain(*of_vae, *average), critic=optax.chain(*of_critic))

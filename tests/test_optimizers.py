@@ -102,6 +102,18 @@ def test_clipping_is_by_the_norm_of_all_parameters_together():
     np.testing.assert_allclose(first_moment["b"], 0.1 * 0.8, rtol=1e-6)
 
 
+def test_kernels_of_encoder_and_decoder_decay():
+    """Loshchilov and Hutter 2019, algorithm 2: by the rate times 0.1, beside Adam's own steps."""
+    config = dataclasses.replace(CONFIG, weight_decay=0.1, warmup_steps=0)
+    optimizers, zeros = build_optimizers(config), np.zeros((5, 1, 3), np.float32)
+    path, _ = run(optimizers.vae, zeros, START[None])
+    shrunk = [START[None] * (1.0 - 0.2 * 0.1) ** (t + 1) for t in range(5)]
+    np.testing.assert_allclose(path, shrunk, rtol=1e-5)
+    for optimizer, start in ((optimizers.vae, START), (optimizers.critic, START[None])):
+        path, _ = run(optimizer, np.zeros((5, *start.shape), np.float32), start)
+        np.testing.assert_array_equal(path[-1], start)
+
+
 @pytest.mark.parametrize("critic_steps", [1, 3])
 def test_the_critics_schedule_counts_steps_of_training(critic_steps):
     config = dataclasses.replace(
