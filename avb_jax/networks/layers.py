@@ -64,12 +64,14 @@ def _pull_convolution(padding: tuple[int, int], operands: tuple[Array, Array], g
     # three times as slow as part by part.
     part = min(len(h), PART) if _on_cpu() else len(h)
     pad = ((0, -len(h) % part), (0, 0), (0, 0), (0, 0))
-    h, g = (jnp.pad(a, pad).reshape(-1, part, *a.shape[1:]) for a in (h, g))
+    # Each part has images from all over the batch, and so of all devices that it is split among.
+    h, g = (jnp.pad(a, pad).reshape(part, -1, *a.shape[1:]) for a in (h, g))
 
-    def add(total: Array, images: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + _kernel_gradient(*images, kernel.shape[:2], padding), None
+    def add(total: Array, i: Array) -> tuple[Array, None]:
+        part_h, part_g = (lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False) for a in (h, g))
+        return total + _kernel_gradient(part_h, part_g, kernel.shape[:2], padding), None
 
-    return of_h, lax.scan(add, jnp.zeros_like(kernel), (h, g))[0]
+    return of_h, lax.scan(add, jnp.zeros_like(kernel), jnp.arange(h.shape[1]))[0]
 
 
 def _beyond(sides: Sequence[int], padding: tuple[int, int]) -> tuple[int, int]:

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from avb_jax.networks.layers import Convolution
+from avb_jax.networks.layers import Convolution, convolve
 
 FLAX = {
     "same": nn.Conv(3, (5, 5)),
@@ -42,3 +43,18 @@ def test_convolutions_are_those_of_flax(resize, sides):
             for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
                 assert a.shape == b.shape
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * np.max(np.abs(b)))
+
+
+def test_images_stay_on_their_devices():
+    """A kernel's gradient is summed over devices; no images are sent from one to another."""
+    mesh = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Auto,))
+    h = jnp.asarray(np.random.default_rng(0).normal(size=(32, 6, 6, 3)), jnp.float32)
+    kernel = jnp.ones((3, 3, 3, 2))
+
+    def total(kernel, h):
+        return jnp.sum(jnp.square(convolve(h, kernel, (1, 1))))
+
+    split = jax.device_put(h, NamedSharding(mesh, PartitionSpec("devices")))
+    compiled = jax.jit(jax.grad(total)).lower(kernel, split).compile()
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_allclose(compiled(kernel, split), jax.grad(total)(kernel, h), rtol=1e-4)
