@@ -87,7 +87,7 @@ def _adam(config: Config, peak: float, updates_per_step: int = 1, weight_decay: 
     def rate(count: Array) -> Array:
         return schedule(count // updates_per_step)
 
-    if not weight_decay:
+    if not weight_decay:  # Adam's own state, which saved runs have
         return [*clip, optax.adam(rate)]
     return [*clip, optax.adamw(rate, weight_decay=weight_decay, mask=_kernels)]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Snapshot = Mapping[str, np.ndarray]
 _PRIOR = "circles: 1, 2 and 3 standard deviations of the prior"
 _MOMENTS = "the Gaussian of the same mean and covariance"
+HEAD = 0.6  # inches of a panel's picture and text
 # Half the width of a panel, in standard deviations of the prior, for a q that is all but a point.
 _NARROWEST = 0.01
 
@@ -51,9 +52,9 @@ def posteriors_page(snapshot: Snapshot, caption: str) -> Page:
     count, dim = draws.shape[1:]
     rows = 1 if count <= 2 else 2
     columns = -(-count // rows)
-    side, head, foot, gutter = 2.25, 0.6, 0.5, 0.6
-    height = rows * (head + side + foot)
-    whole = height - head - foot if dim == 2 else 0.0
+    side, foot, gutter = 2.25, 0.5, 0.6
+    height = rows * (HEAD + side + foot)
+    whole = height - HEAD - foot if dim == 2 else 0.0
     left = whole + gutter if dim == 2 else 0.0
     page = Page(
         max(left + columns * (gutter + side), 5.6),
@@ -63,17 +64,25 @@ def posteriors_page(snapshot: Snapshot, caption: str) -> Page:
         caption,
     )
     if dim == 2:
-        _together(page.axes(gutter - 0.05, head, whole, whole), draws)
+        _together(page.axes(gutter - 0.05, HEAD, whole, whole), draws)
     for i in range(count):
         x = left + i % columns * (gutter + side) + gutter
-        y = i // columns * (head + side + foot)
-        show_image(page.axes(x, y + 0.02, head - 0.12, head - 0.12), images[i])
-        axes = page.axes(x, y + head, side, side)
+        y = i // columns * (HEAD + side + foot)
+        label = f"label {snapshot['posterior_labels'][i]}" if "posterior_labels" in snapshot else ""
+        axes = image_panel(page, x, y, side, images[i], label)
         _shape(axes, draws[:, i], PALETTE[i % len(PALETTE)])
-        if "posterior_labels" in snapshot:
-            label = f"label {snapshot['posterior_labels'][i]}"
-            axes.text(head / side, 1.05, label, transform=axes.transAxes)
     return page
+
+
+def image_panel(
+    page: Page, left: float, top: float, side: float, image: np.ndarray, text: str
+) -> "Axes":
+    """Square axes below a picture [h, w, c] and a text beside it, `HEAD` inches high."""
+    show_image(page.axes(left, top + 0.02, HEAD - 0.12, HEAD - 0.12), image)
+    axes = page.axes(left, top + HEAD, side, side)
+    if text:
+        axes.text(HEAD / side, 1.05, text, transform=axes.transAxes)
+    return axes
 
 
 def scatter_latents(
@@ -177,7 +186,7 @@ def _shape(axes: "Axes", draws: np.ndarray, colour: str) -> None:
         axes.plot(*ellipse, color=INK, lw=0.9)
     seen = np.concatenate([np.quantile(draws, [0.002, 0.998], axis=0), ellipses[-1].T])
     low, high = seen.min(axis=0), seen.max(axis=0)
-    _square(axes, (low + high) / 2, max(0.54 * np.max(high - low), _NARROWEST))
+    square(axes, (low + high) / 2, max(0.54 * np.max(high - low), _NARROWEST))
 
 
 def prior_plane(axes: "Axes", plane: np.ndarray, names: list[str]) -> None:
@@ -186,11 +195,12 @@ def prior_plane(axes: "Axes", plane: np.ndarray, names: list[str]) -> None:
 
     for radius in (1, 2, 3):
         axes.add_patch(Circle((0, 0), radius, fill=False, color=RULE, lw=1.0, zorder=0))
-    _square(axes, np.zeros(2), max(3.3, 1.05 * np.quantile(np.abs(plane), 0.999)))
+    square(axes, np.zeros(2), max(3.3, 1.05 * np.quantile(np.abs(plane), 0.999)))
     axes.set(xlabel=names[0], ylabel=names[1])
 
 
-def _square(axes: "Axes", centre: np.ndarray, half: float) -> None:
+def square(axes: "Axes", centre: np.ndarray, half: float) -> None:
+    """Shows as much on each side of a centre [2]."""
     axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avb_jax.reporting.latents import Snapshot
-from avb_jax.reporting.style import INK, PALETTE, Page, show_image
+from avb_jax.reporting.images import to_uint8
+from avb_jax.reporting.latents import HEAD, Snapshot, image_panel, square
+from avb_jax.reporting.style import INK, PALETTE, Page
 from avb_jax.types import Array, Key, Tree
 
 NUM_SHOWN = 4
-NUM_TRIED = 256  # images among which those with the heaviest second modes are found
 NUM_DRAWS = 1000
 LIMIT, POINTS = 3.5, 256  # of the grid: half its width, and its points a side
 LEAST = 0.05  # mass of a second mode that counts as one
@@ -25,10 +25,11 @@ def find_modes(
 ) -> dict[str, np.ndarray] | None:
     """Of images [B, h, w, c], those whose p(z|x) has the heaviest second modes; None without any.
 
-    The first 256 images are tried. Modes count where the density halfway between them is low.
+    Modes count where the density halfway between them is low.
 
     Returns:
-        `modes_index` [K]: which images, K at most 4; `modes_density` [K, Q, Q]: p(z|x) on a grid
+        `modes_index` [K]: which images, K at most 4, and `modes_images` [K, h, w, c], themselves as
+        uint8; `modes_density` [K, Q, Q]: p(z|x) on a grid
         of z = (`modes_axis`[row], `modes_axis`[column]), its maximum being 1; `modes_masses` and
         `modes_z`, [K, 2] and [K, 2, 2], of both modes: the mass that is uphill to each, and where
         it is; `modes_draws` [1000, K, 2] of q(z|x).
@@ -39,7 +40,7 @@ def find_modes(
     if model.latent_dim != 2:
         raise ValueError(f"latent_dim was {model.latent_dim}; allowed is 2")
     axis = np.linspace(-LIMIT, LIMIT, POINTS)
-    log_density = np.asarray(_on_grid(model, params, images[:NUM_TRIED], jnp.asarray(axis)))
+    log_density = np.asarray(_on_grid(model, params, images, jnp.asarray(axis)))
     found = [two_modes(one) for one in log_density]
     second = np.array(
         [
@@ -53,6 +54,7 @@ def find_modes(
         return None
     return {
         "modes_index": index,
+        "modes_images": to_uint8(images[index]),
         "modes_axis": axis,
         "modes_density": np.exp(log_density[index]).astype(np.float16),
         "modes_masses": np.stack([found[i][0] for i in index]),
@@ -105,27 +107,23 @@ def _apart(log_density: np.ndarray, cells: np.ndarray) -> bool:
 
 def modes_page(snapshot: Snapshot, caption: str) -> Page:
     """Each image's exact posterior as contours, and draws of q(z|x)."""
-    count, side, head, gutter = len(snapshot["modes_index"]), 2.6, 0.6, 0.65
+    count, side, gutter = len(snapshot["modes_images"]), 2.6, 0.65
     page = Page(
         max(count * (gutter + side), 5.6),
-        head + side + 0.5,
+        HEAD + side + 0.5,
         "Posteriors with two modes",
         f"lines: p(z|x) at 1%, 10% and 50% of its maximum; dots: {NUM_DRAWS:,} draws of q(z|x)",
         caption,
     )
     axis = snapshot["modes_axis"]
-    for i in range(count):
-        left = i * (gutter + side) + gutter
-        show_image(page.axes(left, 0.02, head - 0.12, head - 0.12), snapshot["modes_images"][i])
-        axes = page.axes(left, head, side, side)
+    for i, image in enumerate(snapshot["modes_images"]):
+        masses = " and ".join(f"{mass:.0%}" for mass in snapshot["modes_masses"][i])
+        axes = image_panel(page, i * (gutter + side) + gutter, 0.0, side, image, masses)
         z_1, z_2 = snapshot["modes_draws"][:, i].T
         axes.scatter(z_1, z_2, s=6, linewidths=0, alpha=0.35, color=PALETTE[i % len(PALETTE)])
         density = snapshot["modes_density"][i].astype(float).T
         axes.contour(axis, axis, density, [0.01, 0.1, 0.5], colors=INK, linewidths=0.9)
-        masses = " and ".join(f"{mass:.0%}" for mass in snapshot["modes_masses"][i])
-        axes.text(head / side, 1.05, masses, transform=axes.transAxes)
         low, high = (f(snapshot["modes_z"][i], axis=0) for f in (np.min, np.max))
-        centre, half = (low + high) / 2, max(0.8 * np.max(high - low), _NEAREST)
-        axes.set(xlim=(centre[0] - half, centre[0] + half), xlabel="z₁")
-        axes.set(ylim=(centre[1] - half, centre[1] + half), ylabel="z₂")
+        square(axes, (low + high) / 2, max(0.8 * np.max(high - low), _NEAREST))
+        axes.set(xlabel="z₁", ylabel="z₂")
     return page

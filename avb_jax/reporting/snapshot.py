@@ -20,6 +20,7 @@ from avb_jax.types import Array, Key, Tree
 NUM_SHOWN = 64
 NUM_POSTERIORS = 6
 NUM_DRAWS = 1000
+NUM_TRIED = 256  # images among which those with the heaviest second modes are found
 GRID_QUANTILES = np.linspace(0.03, 0.97, 16, dtype=np.float32)
 NUM_PATHS, PATH_LENGTH = 8, 8  # of interpolations
 _BLOCK = 64  # images encoded or decoded at a time, which bounds the memory
@@ -42,8 +43,8 @@ def take_snapshot(
     draw of q(z|x) for each image, and `labels` [B]; for up to six x, of different labels where
     there are labels, `posterior_images` [K, h, w, c], `posterior_draws` [1000, K, D] and
     `posterior_labels` [K]; for D = 2 `grid` [16, 16, h, w, c], decoded at z = (`grid_z`[column],
-    `grid_z`[row]), and what `find_modes` finds, with its `modes_images` [K, h, w, c]. But for
-    those, the choices of images depend on their number and labels alone.
+    `grid_z`[row]), and what `find_modes` finds among 256 images. But for those, the choices of
+    images depend on their number and labels alone.
 
     Args:
         model: an `avb.Model`; hashable, since it is compiled once for all its snapshots.
@@ -79,19 +80,13 @@ def take_snapshot(
         "posterior_images": to_uint8(images[chosen]),
     }
     if model.latent_dim == 2:
-        snapshot |= _modes(model, params, jax.random.fold_in(key, 1), images[order])
+        tried = images[order[:NUM_TRIED]]
+        snapshot |= find_modes(model, params, jax.random.fold_in(key, 1), tried) or {}
     if labels is not None:
         snapshot |= {"labels": labels, "posterior_labels": np.asarray(labels)[chosen]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **snapshot)
     write_atomically(path, buffer.getvalue())
-
-
-def _modes(model: Any, params: Tree, key: Key, images: np.ndarray) -> dict[str, np.ndarray]:
-    found = find_modes(model, params, key, images)
-    if found is None:
-        return {}
-    return {**found, "modes_images": to_uint8(images[found["modes_index"]])}
 
 
 def read_snapshot(path: str | os.PathLike) -> dict[str, np.ndarray]:
