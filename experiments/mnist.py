@@ -6,10 +6,10 @@
     python experiments/mnist.py --data_dir=DIR --scale=paper                # a GPU's work
 
 trains each posterior into runs/mnist/POSTERIOR and writes sweep.jsonl and sweep.md. On two cores a
-model of --scale=laptop trains for some 28 minutes with AVB and 13 with a Gaussian, and is evaluated
-in a quarter of an hour. The paper's log p(x) by AIS: ~−91.2 by AVB and ~−89.6 by AVB+AC with D = 8
-(from memory), −80.2 by AVB+AC and −79.1 by VAE+IAF with D = 32. What was measured here stands in
-docs/results.md.
+model of --scale=laptop trains for some 28 minutes with AVB, by the time of its step, and for some
+13 with a Gaussian on one core, and is evaluated in a quarter of an hour. The paper's log p(x) by
+AIS: ~−91.2 by AVB and ~−89.6 by AVB+AC with D = 8 (from memory), −80.2 by AVB+AC and −79.1 by
+VAE+IAF with D = 32. What was measured here stands in docs/results.md.
 """
 
 from typing import Any
