@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from avb_jax import objectives
-from avb_jax.config import CRITIC_LOSSES
+from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.fitting import TRUNK_WIDTH, Draws, Pace, Problem, build_reference, descend, source
 from avb_jax.networks.critics import ResidualCritic
 from avb_jax.types import Array, Key

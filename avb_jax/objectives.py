@@ -9,7 +9,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 
-from avb_jax.config import CRITIC_LOSSES
+from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.densities import LOG_2PI
 from avb_jax.types import Array, Gaussian, Moments
 

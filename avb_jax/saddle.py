@@ -212,14 +212,13 @@ def apply_gradient(optimizer, gradient: Tree, opt_state: Tree, params: Tree):
 
 
 class CriticTurn(NamedTuple):
-    """The critic's moves against one batch x."""
+    """The critic's moves; `mean` is over devices."""
 
     players: Players
     optimizer: optax.GradientTransformation
-    x: Array
     mean: Callable[[Tree], Tree]
 
-    def gradient(self, params: Params, draws: Draws, encoding: Encoding, key: Key):
+    def gradient(self, params: Params, draws: Draws, encoding: Encoding, x: Array, key: Key):
         """ψ's gradient against reference draws by `key`, at what linearisation, and metrics.
 
         The last of the four is the same linearisation at another ψ.
@@ -227,22 +226,22 @@ class CriticTurn(NamedTuple):
         z_r = self.players.reference_draws(key, encoding)
         linearise = partial(linearise_critic, self.players, draws=draws, z_r=z_r, params=params)
         at = linearise(params.critic)
-        gradient, loss = _critic_gradient(self.players, params.critic, draws, at, self.x)
+        gradient, loss = _critic_gradient(self.players, params.critic, draws, at, x)
         return gradient, at, _critic_metrics(loss, at.s), linearise
 
     def move(self, gradient: Tree, opt_state: Tree, psi: Tree) -> tuple[Tree, Tree]:
         """ψ and its optax state after one update."""
         return apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
 
-    def extra_steps(self, params: Params, opt_state: Tree, key: Key):
+    def extra_steps(self, params: Params, opt_state: Tree, x: Array, key: Key):
         """The critic steps beyond the first, each on fresh noise."""
 
         def one(carry, key):
             key_q, key_r = jax.random.split(key)
             psi, opt_state = carry
             now = params._replace(critic=psi)
-            draws, encoding = self.players.draw(params.encoder, now, key_q, self.x)
-            gradient = self.gradient(now, draws, encoding, key_r)[0]
+            draws, encoding = self.players.draw(params.encoder, now, key_q, x)
+            gradient = self.gradient(now, draws, encoding, x, key_r)[0]
             return self.move(gradient, opt_state, psi), None
 
         keys = jax.random.split(key, self.players.config.critic_steps - 1)

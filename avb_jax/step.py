@@ -125,29 +125,12 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         key_x, key_q, key_r, key_extra = jax.random.split(key, 4)
         x = binarize(key_x, batch, config.binarization) if batch.dtype == jnp.uint8 else batch
         params, (vae_state, critic_state) = state.params, state.opt_state
-        critic = partial(CriticTurn, players, optimizers.critic, mean=mean)
+        critic = CriticTurn(players, optimizers.critic, mean)
         if has_critic and config.critic_steps > 1:
-            psi, critic_state = critic(x=x).extra_steps(params, critic_state, key_extra)
+            psi, critic_state = critic.extra_steps(params, critic_state, x, key_extra)
             params = params._replace(critic=psi)
         weight = _kl_weight(config, state.step, x.dtype)
-
-        def gradients(x, key_q, key_r):
-            """The gradients of (φ, θ) and of ψ over these data points, and metrics."""
-            draw = partial(players.draw, params=params, key=key_q, x=x)
-            draws, pull_draws, encoding = jax.vjp(draw, params.encoder, has_aux=True)
-            of_critic, metrics = {}, {}
-            s_mean, s_gradient = jnp.zeros([], x.dtype), jnp.zeros_like(draws.z)
-            if has_critic:
-                turn = critic(x=x)
-                of_critic, at, metrics, linearise = turn.gradient(params, draws, encoding, key_r)
-                if config.update == "alternating":
-                    at = linearise(turn.move(of_critic, critic_state, params.critic)[0])
-                s_mean, s_gradient = shape_gradient(at)
-            of_vae, (reconstruction, kl) = vae_gradients(
-                players, params.decoder, draws, pull_draws, s_gradient, x, weight
-            )
-            return of_vae, of_critic, {**_elbo_metrics(reconstruction, kl + s_mean), **metrics}
-
+        gradients = partial(_gradients, critic, params, critic_state, weight)
         of_vae, of_critic, metrics = _in_microbatches(
             gradients, config.microbatches, x, key_q, key_r
         )
@@ -156,12 +139,33 @@ def make_train_step(model: Model, optimizers: Optimizers, config: Config) -> Ste
         )
         psi = params.critic
         if has_critic:
-            psi, critic_state = critic(x=x).move(of_critic, critic_state, psi)
+            psi, critic_state = critic.move(of_critic, critic_state, psi)
         params = Params(phi, theta, psi)
         state = TrainState(state.step + 1, state.key, params, (vae_state, critic_state))
         return state, mean(metrics)
 
     return step
+
+
+def _gradients(
+    critic: CriticTurn, params: Params, critic_state: Tree, weight: Array,
+    x: Array, key_q: Key, key_r: Key,
+):  # fmt: skip
+    """The gradients of (φ, θ) and of ψ over these data points, and metrics."""
+    players = critic.players
+    draw = partial(players.draw, params=params, key=key_q, x=x)
+    draws, pull_draws, encoding = jax.vjp(draw, params.encoder, has_aux=True)
+    of_critic, metrics = {}, {}
+    s_mean, s_gradient = jnp.zeros([], x.dtype), jnp.zeros_like(draws.z)
+    if players.model.log_ratio is not None:
+        of_critic, at, metrics, linearise = critic.gradient(params, draws, encoding, x, key_r)
+        if players.config.update == "alternating":
+            at = linearise(critic.move(of_critic, critic_state, params.critic)[0])
+        s_mean, s_gradient = shape_gradient(at)
+    of_vae, (reconstruction, kl) = vae_gradients(
+        players, params.decoder, draws, pull_draws, s_gradient, x, weight
+    )
+    return of_vae, of_critic, {**_elbo_metrics(reconstruction, kl + s_mean), **metrics}
 
 
 def _in_microbatches(gradients: Callable, count: int, x: Array, *keys: Key):

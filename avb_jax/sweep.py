@@ -9,7 +9,8 @@ from typing import Any
 from absl import flags
 
 from avb_jax import data, experiment, reporting
-from avb_jax.config import EXPLICIT_ENCODERS, Config
+from avb_jax.choices import EXPLICIT_ENCODERS
+from avb_jax.config import Config
 from avb_jax.evaluation import EvaluationSettings
 from avb_jax.options import check_choices
 from avb_jax.reporting.files import write_atomically

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.initializers import zeros
 
 import avb_jax as avb
 from avb_jax.config import Config
@@ -85,7 +86,6 @@ class OnePosterior(nn.Module):
 
     @nn.compact
     def __call__(self, key: jax.Array, num_samples: int) -> avb.Encoding:
-        zeros = nn.initializers.zeros_init()
         mean = self.param("mean", zeros, (1, self.dim))
         log_scale = self.param("log_scale", zeros, (1, self.dim))
         scale_tril = triangular(self.param("scale", zeros, (1, self.dim, self.dim)), log_scale)

@@ -26,8 +26,8 @@ def make_two_updates(model: avb.Model, optimizers: avb.Optimizers, config: avb.C
         params, (vae_state, critic_state) = state.params, state.opt_state
 
         draws, encoding = players.draw(params.encoder, params, key_q, x)
-        turn = CriticTurn(players, optimizers.critic, x, mean=lambda tree: tree)
-        gradient, _, metrics, _ = turn.gradient(params, draws, encoding, key_r)
+        turn = CriticTurn(players, optimizers.critic, mean=lambda tree: tree)
+        gradient, _, metrics, _ = turn.gradient(params, draws, encoding, x, key_r)
         psi, critic_state = turn.move(gradient, critic_state, params.critic)
 
         # Without the barrier XLA would find the two forward passes alike, and do one.

@@ -18,7 +18,7 @@ from known_samplers import SAMPLERS, X_DIM, conditional
 
 import avb_jax as avb
 from avb_jax import experiment, reporting
-from avb_jax.config import CRITIC_LOSSES
+from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.critic_fit import FIT_CONTRASTS
 from avb_jax.reporting.files import write_atomically
 

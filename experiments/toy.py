@@ -17,7 +17,7 @@ from absl import flags
 import avb_jax as avb
 from avb_jax import experiment, reporting
 from avb_jax import sweep as sweeps
-from avb_jax.config import CONTRASTS, CRITIC_LOSSES
+from avb_jax.choices import CONTRASTS, CRITIC_LOSSES
 from avb_jax.options import from_flags
 
 POSTERIORS = {

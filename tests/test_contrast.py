@@ -10,7 +10,7 @@ import scipy.stats
 from jax.test_util import check_grads
 
 from avb_jax import contrast
-from avb_jax.config import COVARIANCES
+from avb_jax.choices import COVARIANCES
 from avb_jax.contrast import Contrast
 from avb_jax.types import Encoding, Gaussian, Kernel, Moments
 

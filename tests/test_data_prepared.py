@@ -247,7 +247,7 @@ def test_incomplete_data_is_one_sentence(tmp_path, omniglot):
 
 
 def test_every_prepared_data_set_has_a_name_for_the_command_line():
-    from avb_jax.config import DATASETS
+    from avb_jax.choices import DATASETS
     from avb_jax.data import prepared
 
     assert set(DATASETS) == {"digits", "four_images", *prepared.SPLITS}

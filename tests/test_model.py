@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 import avb_jax as avb
-from avb_jax.config import CONTRASTS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
+from avb_jax.choices import CONTRASTS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
 from avb_jax.densities import LIKELIHOODS
 from avb_jax.model import POSTERIOR_DRAWS, Model
 from avb_jax.types import View

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import cases  # noqa: E402
 import torch_avb  # noqa: E402
+from torch_networks import of_flax  # noqa: E402
 
 KEEP = optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -67,6 +68,6 @@ def test_gradients_in_torch_are_ours(name):
         if not tree:
             continue
         module = getattr(losses, part)
-        for name, expected in torch_avb.of_flax(module, tree).items():
+        for name, expected in of_flax(module, tree).items():
             got, scale = module.get_parameter(name).grad, float(expected.norm())
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-3 * scale + 1e-6)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avb_jax.config import BINARIZATIONS
+from avb_jax.choices import BINARIZATIONS
 from avb_jax.types import Array, Key
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avb_jax.config import DATA_LOADING, DATASETS, Config
+from avb_jax.choices import DATA_LOADING, DATASETS
+from avb_jax.config import Config
 from avb_jax.data import prepared
 from avb_jax.data.batches import check_binarization, frozen_random
 from avb_jax.data.streams import MappedImages, Stream, map_images

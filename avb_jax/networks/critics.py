@@ -12,11 +12,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 
 from avb_jax.networks.layers import MLP, flatten_context, triangular
 from avb_jax.types import Array, Gaussian
-
-zeros = nn.initializers.zeros_init()
 
 
 def latent_features(z: Array) -> Array:

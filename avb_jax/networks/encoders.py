@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 
 from avb_jax.densities import draw_kernel
 from avb_jax.networks.layers import (
@@ -24,7 +25,6 @@ from avb_jax.types import Answers, Array, Encoding, Gaussian, Kernel, Key, Momen
 
 MOMENT_DRAWS = 512  # least number of draws behind the moments of the noise bases
 INITIAL_BLUR, LEAST_BLUR = 0.5, 0.005  # of the noise that ends noise-mlp, in units of L(h)
-zeros = nn.initializers.zeros_init()
 
 
 class NoiseHead(nn.Module):

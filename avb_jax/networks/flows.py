@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 from jax.scipy.special import logsumexp, ndtr, ndtri
 
 from avb_jax import inverse_flow
@@ -13,7 +14,6 @@ from avb_jax.types import Answers, Array, Autoregression, Encoding, Flow, Key
 
 TINY = 1e-35  # a probability that float32 still holds with all its digits
 LARGEST = 1.0  # log-scale of one coupling
-zeros = nn.initializers.zeros_init()
 
 
 def _identity(key: Key, dim: int) -> Array:

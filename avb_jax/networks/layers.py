@@ -111,7 +111,7 @@ class Convolution(nn.Module):
     def __call__(self, h: Array) -> Array:
         shape = (5, 5, h.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
         h, kernel, bias = nn.dtypes.promote_dtype(h, kernel, bias, dtype=self.dtype)
         form = {"same": _same, "double": _double, "halve": _halve}[self.resize]
         return form(h, kernel) + bias[None, None, None]

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 
 from avb_jax.networks.layers import MLP, Convolutions, flatten_images, triangular
 from avb_jax.types import Answers, Array, Gaussian
@@ -14,7 +15,6 @@ from avb_jax.types import Answers, Array, Gaussian
 INITIAL_SCALE = 0.5  # of q(z|x), in units of the prior's
 SURVEY_SPAN = 3.0  # of the survey's grid on each side of 0, in the prior's standard deviations
 SURVEY_NATS = 8.0  # its higher temperature
-zeros = nn.initializers.zeros_init()
 
 
 class TriangularScale(nn.Module):

@@ -5,6 +5,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.linen.initializers import zeros
 
 from avb_jax.networks.critics import latent_features
 from avb_jax.types import Array, Kernel
@@ -12,7 +13,6 @@ from avb_jax.types import Array, Kernel
 INITIAL_BLUR, LEAST_BLUR = 0.3, 0.005  # of the Gaussian that ends the sampler, in units of q's
 NARROW, WIDE = 5.0, 1.5  # log of the most that a coordinate may shrink and stretch
 LINEAR = 10.0  # nats up to which a gain enters as it is
-zeros = nn.initializers.zeros_init()
 
 
 class Sampler(nn.Module):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avb_jax.config import CRITICS
+from avb_jax.choices import CRITICS
 from avb_jax.networks.critics import (
     InnerProductCritic,
     LearnedContrast,

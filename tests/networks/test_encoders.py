@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from avb_jax.config import ENCODERS, EXPLICIT_ENCODERS
+from avb_jax.choices import ENCODERS, EXPLICIT_ENCODERS
 from avb_jax.networks import encoders, flows
 from avb_jax.networks.layers import MLP
 from avb_jax.networks.trunk import Trunk
