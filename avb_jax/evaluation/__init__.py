@@ -10,12 +10,7 @@ from avb_jax.evaluation.ais import (
 from avb_jax.evaluation.annealing import MESCHEDER2017, AISSettings
 from avb_jax.evaluation.bracket import Bracket, elbo_bracket
 from avb_jax.evaluation.elbo import elbo_estimate, fit_posterior, fitted_elbo
-from avb_jax.evaluation.importance import (
-    ImportanceResult,
-    evaluate_log_likelihood,
-    importance_log_likelihood,
-    pareto_k,
-)
+from avb_jax.evaluation.importance import evaluate_log_likelihood, importance_log_likelihood
 from avb_jax.evaluation.iwae import evaluate_iwae, iwae_bound
 from avb_jax.evaluation.latent import (
     aggregate_kl,
@@ -27,10 +22,12 @@ from avb_jax.evaluation.proposal import (
     Proposal,
     fit_proposal,
     log_density_proposal,
+    refit_proposal,
     sample_proposal,
 )
 from avb_jax.evaluation.quadrature import quadrature_elbo, quadrature_log_likelihood
 from avb_jax.evaluation.report import METHODS, EvaluationSettings, evaluate
+from avb_jax.evaluation.weights import ImportanceResult, pareto_k
 
 __all__ = [
     "MESCHEDER2017",
@@ -62,6 +59,7 @@ __all__ = [
     "pareto_k",
     "quadrature_elbo",
     "quadrature_log_likelihood",
+    "refit_proposal",
     "sample_proposal",
     "unit_activities",
 ]

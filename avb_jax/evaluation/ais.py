@@ -33,7 +33,7 @@ from avb_jax.evaluation.annealing import (
     schedule,
 )
 from avb_jax.evaluation.batches import Found, Kept, in_batches
-from avb_jax.evaluation.importance import check_counts, mean_weight
+from avb_jax.evaluation.weights import check_counts, mean_weight
 from avb_jax.types import Array, Key, Tree
 
 

@@ -7,7 +7,7 @@ from avb_jax.evaluation.ais import bidirectional, evaluate_ais
 from avb_jax.evaluation.annealing import AISSettings
 from avb_jax.evaluation.batches import in_batches
 from avb_jax.evaluation.elbo import Entry, summarise
-from avb_jax.evaluation.importance import evaluate_log_likelihood
+from avb_jax.evaluation.importance import NUM_REFITS, evaluate_log_likelihood
 from avb_jax.evaluation.iwae import evaluate_iwae, is_explicit
 from avb_jax.evaluation.latent import (
     ACTIVE,
@@ -25,7 +25,7 @@ UNRELIABLE_K = 0.7  # k̂ above which importance sampling is not to be trusted
 
 
 def by_importance(model, params, key, images, num_samples: int, options, kept) -> list[Entry]:
-    """log p(x) from below, by a Student t fitted to draws of q."""
+    """log p(x) from below, by a Student t that draws of q start."""
     found = evaluate_log_likelihood(
         model, params, key, images, num_samples=num_samples, kept=kept, **options
     )
@@ -37,7 +37,7 @@ def by_importance(model, params, key, images, num_samples: int, options, kept) -
         "unreliable_share": float(np.mean(found["pareto_k"] > UNRELIABLE_K)),
         "pareto_k": float(np.median(found["pareto_k"])),
         "method": "importance",
-        "proposal": "Student t fitted to draws of q",
+        "proposal": f"Student t fitted to draws of q, and {NUM_REFITS} times to its own",
         "num_samples": num_samples,
     }
     return [entry]

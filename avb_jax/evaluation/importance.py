@@ -1,19 +1,17 @@
 """log p(x) by importance sampling: a lower bound in expectation, for any encoder.
 
-The encoder is only ever sampled. A multivariate Student t is fitted to draws of q(z|x), fresh
-draws of it are weighted by w = p(x, z) / proposal(z), and the mean weight is an unbiased
-estimate of p(x), whatever q is. Its logarithm is therefore a lower bound of log p(x) in
-expectation, and a tighter one the more samples there are (Burda, Grosse and Salakhutdinov,
-"Importance Weighted Autoencoders", ICLR 2016, section 3).
+The encoder is only ever sampled. A multivariate Student t is fitted to draws of q(z|x), and then,
+some times over, to its own draws weighted by w = p(x, z) / proposal(z). The mean weight of fresh
+draws of the last is an unbiased estimate of p(x), whatever q is. Its logarithm is therefore a
+lower bound of log p(x) in expectation, and a tighter one the more samples there are (Burda, Grosse
+and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, section 3).
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -21,61 +19,24 @@ from avb_jax.evaluation.batches import Found, Kept, in_batches
 from avb_jax.evaluation.proposal import (
     DEGREES_OF_FREEDOM,
     INFLATION,
+    Proposal,
     fit_proposal,
     log_density_proposal,
+    refit_proposal,
     sample_proposal,
+)
+from avb_jax.evaluation.weights import (
+    ImportanceResult,
+    check_counts,
+    in_blocks,
+    mean_weight,
+    pareto_k,
 )
 from avb_jax.types import Array, Key, Tree
 
-NUM_FIT = 256  # draws of q(z|x) that the proposal is fitted to
+NUM_FIT = 256  # draws of q(z|x) that the proposal is fitted to; half as many of its own refit it
+NUM_REFITS = 4
 BLOCK_SIZE = 20  # draws for each x that are decoded at once
-
-
-class ImportanceResult(NamedTuple):
-    """An importance-sampling estimate, one for each data point.
-
-    Attributes:
-        log_likelihood: [B], log of the mean weight, nats: a lower bound in expectation.
-        effective_sample_size: [B], (Σ w)² / Σ w², between 1 and S; NaN if every weight is zero.
-    """
-
-    log_likelihood: Array
-    effective_sample_size: Array
-
-
-def mean_weight(
-    log_weights: Callable[[Array], Array], num_samples: int, block_size: int
-) -> ImportanceResult:
-    """Streams log w [S, B] through memory in blocks: log of their mean, effective sample size.
-
-    Forward and backward hold one block at a time: the backward pass computes it again.
-
-    Args:
-        log_weights: sample numbers [block_size] to log w [block_size, B], nats; also asked for
-            numbers of `num_samples` and above in the last block, and those are ignored.
-        num_samples: S.
-        block_size: samples held at once.
-    """
-    block = jnp.arange(min(block_size, num_samples))
-    like = jax.eval_shape(log_weights, block)
-    zeros = jnp.zeros(like.shape[1:], like.dtype)
-
-    @jax.checkpoint
-    def add_block(sums, start):
-        peak, total, squares = sums
-        index = start + block
-        log_w = jnp.where((index < num_samples)[:, None], log_weights(index), -jnp.inf)
-        new_peak = lax.stop_gradient(jnp.maximum(peak, jnp.max(log_w, axis=0)))
-        shrink, w = jnp.exp(peak - new_peak), jnp.exp(log_w - new_peak[None])
-        total = shrink * total + jnp.sum(w, axis=0)
-        squares = shrink**2 * squares + jnp.sum(w**2, axis=0)
-        return (new_peak, total, squares), None
-
-    # A finite start: -inf would give NaN where a whole block has zero weight.
-    start = (zeros + jnp.finfo(zeros.dtype).min, zeros, zeros)
-    starts = jnp.arange(0, num_samples, block.size)
-    (peak, total, squares), _ = lax.scan(add_block, start, starts)
-    return ImportanceResult(peak + jnp.log(total / num_samples), total**2 / squares)
 
 
 @partial(
@@ -84,6 +45,7 @@ def mean_weight(
         "model",
         "num_samples",
         "num_fit",
+        "num_refits",
         "inflation",
         "degrees_of_freedom",
         "block_size",
@@ -97,11 +59,12 @@ def importance_log_likelihood(
     *,
     num_samples: int = 1000,
     num_fit: int = NUM_FIT,
+    num_refits: int = NUM_REFITS,
     inflation: float = INFLATION,
     degrees_of_freedom: int | float = DEGREES_OF_FREEDOM,
     block_size: int = BLOCK_SIZE,
 ) -> ImportanceResult:
-    """A lower bound, in expectation, of log p(x) from S draws of a proposal fitted to q(z|x).
+    """A lower bound, in expectation, of log p(x) from S draws of a proposal that q(z|x) starts.
 
     Compiled once for each model, shape of x and set of options. Memory does not grow with S: it
     is that of `num_fit` draws of the encoder, and of `block_size` times B decoder outputs at a
@@ -118,6 +81,7 @@ def importance_log_likelihood(
         x: [B, ...].
         num_samples: S, draws of the proposal for each x.
         num_fit: M, draws of q(z|x) that the proposal is fitted to.
+        num_refits: times that it is fitted to M/2 weighted draws of its own; see `refit_proposal`.
         inflation: factor on the proposal's scale.
         degrees_of_freedom: of the proposal, an int; `math.inf` for a Gaussian.
         block_size: draws for each x that are decoded at once.
@@ -126,27 +90,50 @@ def importance_log_likelihood(
         ValueError: if a count is below 1, or as `fit_proposal`.
     """
     check_counts(num_samples=num_samples, num_fit=num_fit, block_size=block_size)
-    log_weights = _log_weights(
-        model, params, key, x, num_fit, inflation=inflation, degrees_of_freedom=degrees_of_freedom
-    )
+    settings = _Settings(num_fit, num_refits, inflation, degrees_of_freedom, block_size)
+    log_weights = _log_weights(model, params, key, x, settings)
     return mean_weight(log_weights, num_samples, block_size)
 
 
+class _Settings(NamedTuple):
+    num_fit: int = NUM_FIT
+    num_refits: int = NUM_REFITS
+    inflation: float = INFLATION
+    degrees_of_freedom: int | float = DEGREES_OF_FREEDOM
+    block_size: int = BLOCK_SIZE
+
+
 def _log_weights(
-    model: Any, params: Tree, key: Key, x: Array, num_fit: int, **proposal_options
+    model: Any, params: Tree, key: Key, x: Array, settings: _Settings
 ) -> Callable[[Array], Array]:
-    """Sample numbers [n] to log w [n, B], nats."""
+    """Sample numbers [n] to log w [n, B], nats, by a proposal that is fitted first."""
+    num_fit, num_refits, inflation, degrees, block_size = settings
     fit_key, draw_key = jax.random.split(key)
-    draws = lax.stop_gradient(model.sample_posterior(params, fit_key, x, num_fit))
-    proposal = fit_proposal(draws, **proposal_options)
+    held_params, held_x = lax.stop_gradient((params, x))
+    draws = model.sample_posterior(held_params, fit_key, held_x, num_fit)
+    first = fit_proposal(draws, inflation=inflation, degrees_of_freedom=degrees)
 
-    def log_weights(index: Array) -> Array:
-        # A key for each sample number: the draws do not depend on the blocks.
-        keys = jax.vmap(partial(jax.random.fold_in, draw_key))(index)
-        z = jax.vmap(partial(sample_proposal, proposal))(keys)
-        return model.log_joint(params, x, z) - log_density_proposal(proposal, z)
+    def refit(fitted: tuple[Array, Array], key: Key):
+        proposal = Proposal(*fitted, degrees)
+        weigh = partial(_weigh, model, held_params, held_x, proposal, key)
+        z, log_w = in_blocks(weigh, (num_fit + 1) // 2, block_size)
+        proposal = refit_proposal(proposal, z, log_w, inflation=inflation)
+        return (proposal.mean, proposal.scale_tril), None
 
-    return log_weights
+    keys = jax.random.split(jax.random.fold_in(fit_key, 1), num_refits)
+    fitted, _ = lax.scan(refit, (first.mean, first.scale_tril), keys)
+    proposal = Proposal(*fitted, degrees)
+    return lambda index: _weigh(model, params, x, proposal, draw_key, index)[1]
+
+
+def _weigh(
+    model: Any, params: Tree, x: Array, proposal: Proposal, key: Key, index: Array
+) -> tuple[Array, Array]:
+    """Draws [n, B, D] of these sample numbers, and their log w [n, B], nats."""
+    # A key for each sample number: the draws do not depend on the blocks.
+    keys = jax.vmap(partial(jax.random.fold_in, key))(index)
+    z = jax.vmap(partial(sample_proposal, proposal))(keys)
+    return z, model.log_joint(params, x, z) - log_density_proposal(proposal, z)
 
 
 def evaluate_log_likelihood(
@@ -198,32 +185,9 @@ def _evaluate_batch(
     """log w [B, S], and what their means say."""
 
     def evaluate(i: Array, image: Array) -> Array:
-        log_weights = _log_weights(model, params, jax.random.fold_in(key, i), image[None], NUM_FIT)
-        blocks = jnp.arange(0, num_samples, BLOCK_SIZE)[:, None] + jnp.arange(BLOCK_SIZE)[None]
-        return lax.map(log_weights, blocks).reshape(-1)[:num_samples]
+        of_image = jax.random.fold_in(key, i)
+        log_weights = _log_weights(model, params, of_image, image[None], _Settings())
+        return in_blocks(log_weights, num_samples, BLOCK_SIZE)[:, 0]
 
     log_w = jax.vmap(evaluate)(index, x)
     return log_w, mean_weight(lambda index: log_w.T[index], num_samples, num_samples)
-
-
-def pareto_k(log_w: Array) -> np.ndarray:
-    """k̂, the shape of the Pareto distribution fitted to the tail of each row's weights: [B].
-
-    Above 0.7 the weights' mean is not to be trusted (Vehtari, Simpson, Gelman, Yao and Gabry,
-    "Pareto smoothed importance sampling", JMLR 2024); infinite where there are too few of them.
-
-    Args:
-        log_w: [B, S], log weights, nats.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ArviZ announces its next version whenever it is imported
-        from arviz import psislw
-
-        return np.atleast_1d(psislw(np.asarray(log_w, np.float64))[1])
-
-
-def check_counts(**counts: int) -> None:
-    """Raises ValueError unless every count is at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} was {count}; allowed is 1 or more")

@@ -7,13 +7,8 @@ import jax
 import numpy as np
 
 from avb_jax.evaluation.batches import Found, Kept, in_batches
-from avb_jax.evaluation.importance import (
-    BLOCK_SIZE,
-    ImportanceResult,
-    check_counts,
-    importance_log_likelihood,
-    mean_weight,
-)
+from avb_jax.evaluation.importance import BLOCK_SIZE, importance_log_likelihood
+from avb_jax.evaluation.weights import ImportanceResult, check_counts, mean_weight
 from avb_jax.types import Array, Key, Tree
 
 
@@ -37,7 +32,8 @@ def iwae_bound(
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, equation 8; L_1
     is the ELBO, and L_K never falls as K grows. The draws of an explicit encoder are weighed by its
     own density, and the gradient flows through them. An implicit one's density is known as log q̂
-    alone, which would give no bound: its draws fit the proposal of `importance_log_likelihood`.
+    alone, which would give no bound: its draws fit the proposal of `importance_log_likelihood`,
+    which is not refitted here.
 
     Args:
         model: see `avb_jax.Model`; for an implicit encoder `importance_log_likelihood`'s will do.
@@ -53,7 +49,7 @@ def iwae_bound(
     check_counts(num_samples=num_samples, block_size=block_size)
     counts = {"num_samples": num_samples, "block_size": block_size}
     if not is_explicit(model):
-        return importance_log_likelihood(model, params, key, x, **counts)
+        return importance_log_likelihood(model, params, key, x, num_refits=0, **counts)
     key_z, key_q = jax.random.split(key)
     z = model.sample_posterior(params, key_z, x, num_samples)
     log_q = model.log_posterior_estimate(params, key_q, x, z)

@@ -10,7 +10,7 @@ from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
 from avb_jax.densities import log_prior
-from avb_jax.evaluation.importance import check_counts, mean_weight
+from avb_jax.evaluation.weights import check_counts, mean_weight
 from avb_jax.types import Array, Key, Tree
 
 MAX_DIM = 2

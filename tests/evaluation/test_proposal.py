@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from avb_jax.evaluation import Proposal, fit_proposal, log_density_proposal, sample_proposal
+from avb_jax.evaluation import (
+    Proposal,
+    fit_proposal,
+    log_density_proposal,
+    refit_proposal,
+    sample_proposal,
+)
 
 fit = jax.jit(fit_proposal, static_argnames="inflation")
 
@@ -74,3 +80,32 @@ def test_fit_to_collapsed_draws_is_well_defined(key, draws, dim, scale):
     if scale == 0 or draws == 1:
         np.testing.assert_allclose(diagonal, 1.2e-3, rtol=1e-3)
     assert np.all(np.isfinite(log_density_proposal(proposal, z)))
+
+
+def test_refit_has_the_moments_of_the_posterior(key):
+    """From a t that is off: of N(0, diag(1, 4)) mean and spread, within 4 standard errors.
+
+    20,000 draws of an effective size of at least 5,000; cut weights count for less than an error.
+    """
+    scale = jnp.array([1.0, 2.0])
+    before = Proposal(jnp.array([[0.5, -1.0]]), 2.0 * jnp.eye(2)[None], 10)
+    z = jax.vmap(partial(sample_proposal, before))(jax.random.split(key, 20_000))
+    log_w = jnp.sum(-0.5 * jnp.square(z / scale[None, None]), axis=-1) - log_density_proposal(
+        before, z
+    )
+    weight = np.exp(np.asarray(log_w - jnp.max(log_w)))
+    effective = weight.sum() ** 2 / (weight**2).sum()
+    assert effective > 5000
+    after = refit_proposal(before, z, log_w, inflation=1.2)
+    assert after.degrees_of_freedom == 10
+    assert np.all(np.abs(after.mean[0]) < 4 * scale / effective**0.5)
+    spread = np.sqrt(np.diagonal(after.scale_tril[0] @ after.scale_tril[0].T)) / 1.2
+    np.testing.assert_allclose(spread, scale, rtol=4 / (2 * effective) ** 0.5)
+
+
+def test_refit_without_weights_changes_nothing(key):
+    before = make_proposal(3, 10)
+    z = sample_proposal(before, key)[None]
+    after = refit_proposal(before, z, jnp.full((1, 1), -jnp.inf))
+    np.testing.assert_array_equal(after.mean, before.mean)
+    np.testing.assert_array_equal(after.scale_tril, before.scale_tril)
