@@ -32,7 +32,8 @@ POSTERIORS = {
 }
 METHODS = ("importance", "quadrature", "elbo", "latent")
 
-# Critic and encoder are small and fast: many steps matter more here than wide layers.
+# Critic and encoder are small and fast: many steps matter more here than wide layers. A deeper
+# decoder is steeper: its regions blur less into each other after as many steps.
 experiment.define_training_flags(
     dataset="four_images",
     binarization="threshold",
@@ -45,6 +46,7 @@ experiment.define_training_flags(
     num_samples=128,
     decoder_samples=128,
     width=128,
+    depth=3,
     head_width=32,
     head_depth=1,
     critic="informed",
