@@ -48,7 +48,8 @@ def find_modes(
             for one, (masses, cells) in zip(log_density, found, strict=True)
         ]
     )
-    index = np.argsort(-second)[:NUM_SHOWN]
+    _, first = np.unique(images, axis=0, return_index=True)  # the same image is not shown twice
+    index = first[np.argsort(-second[first])][:NUM_SHOWN]
     index = index[second[index] >= LEAST]
     if not len(index):
         return None

@@ -49,6 +49,11 @@ def test_the_heaviest_second_modes_are_found():
     assert page.svg()
 
 
+def test_an_image_that_comes_twice_is_shown_once():
+    found = find_modes(TwoModes(), None, jax.random.key(0), weights(0.7, 0.6, 0.7, 0.6))
+    assert found["modes_index"].tolist() == [1, 0]
+
+
 def test_one_mode_is_none():
     assert find_modes(TwoModes(), None, jax.random.key(0), weights(0.999, 0.001)) is None
 
