@@ -1,7 +1,7 @@
 """The paper's four images: four one-pixel 2 × 2 images, D = 2, log p(x) exact by quadrature.
 
     python experiments/toy.py                                 # AVB, some eight minutes
-    python experiments/toy.py --posteriors=all --num_steps=10000 --depth=2
+    python experiments/toy.py --posteriors=all --num_steps=10000
     python experiments/toy.py --sweep=seed=0,1,2
 
 trains into runs/four_images/POSTERIOR, evaluates, and writes sweep.jsonl, sweep.md and latent.png,
@@ -32,8 +32,7 @@ POSTERIORS = {
 }
 METHODS = ("importance", "quadrature", "elbo", "latent")
 
-# Critic and encoder are small and fast: many steps matter more here than wide layers. A deeper
-# decoder is steeper: its regions blur less into each other after as many steps.
+# Critic and encoder are small and fast: many steps matter more here than wide layers.
 experiment.define_training_flags(
     dataset="four_images",
     binarization="threshold",
@@ -42,11 +41,10 @@ experiment.define_training_flags(
     encoder="noise-mlp",
     refinements=1,
     survey=0,
-    num_steps=40000,
+    num_steps=30000,
     num_samples=128,
     decoder_samples=128,
     width=128,
-    depth=3,
     head_width=32,
     head_depth=1,
     critic="informed",
