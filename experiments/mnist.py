@@ -5,12 +5,13 @@
     python experiments/mnist.py --data_dir=DIR --sweep=seed=0,1,2 --posteriors=avb,gaussian-full
     python experiments/mnist.py --data_dir=DIR --scale=paper                # a GPU's work
 
-trains each posterior into runs/mnist/POSTERIOR and writes sweep.jsonl and sweep.md. On two cores a
-model of --scale=laptop trains for some 28 minutes with AVB, by the time of its step, and for some
-13 with a Gaussian on one core. Importance sampling with --evaluation_samples=250 takes 15 to 18
-minutes of one core beside other jobs; the default of 1,000 decodes twice as many draws. The paper's
-log p(x) by AIS: ~−91.2 by AVB and ~−89.6 by AVB+AC with D = 8 (from memory), −80.2 by AVB+AC and
-−79.1 by VAE+IAF with D = 32. What was measured here stands in docs/results.md.
+trains each posterior into runs/mnist/POSTERIOR and writes sweep.jsonl, sweep.md and pace.png (what
+each had learned after how many minutes). On two cores a model of --scale=laptop trains for some 28
+minutes with AVB, by the time of its step, and for some 13 with a Gaussian on one core. Importance
+sampling with --evaluation_samples=250 takes 15 to 18 minutes of one core beside other jobs; the
+default of 1,000 decodes twice as many draws. The paper's log p(x) by AIS: ~−91.2 by AVB and ~−89.6
+by AVB+AC with D = 8 (from memory), −80.2 by AVB+AC and −79.1 by VAE+IAF with D = 32. What was
+measured here stands in docs/results.md.
 """
 
 from typing import Any
@@ -87,6 +88,7 @@ def main() -> None:
     rows = sweeps.sweep(config, workdir, experiment.evaluation_settings(), POSTERIORS)
     print(f"{config.dataset}, D = {config.latent_dim}, binarisation {config.binarization}")
     print(reporting.sweep_table(rows), end="")
+    print(f"figure: {reporting.draw_pace(rows, workdir, workdir / 'pace.png')}")
     if config.latent_dim == 2:
         print(f"figure: {reporting.draw_latent_spaces(rows, workdir, workdir / 'latent.png')}")
 

@@ -7,6 +7,7 @@ from avb_jax.reporting.figures import draw_figures
 from avb_jax.reporting.gallery import draw_latent_spaces
 from avb_jax.reporting.images import image_grid, resize, save_png
 from avb_jax.reporting.metrics import MetricsWriter, read_metrics
+from avb_jax.reporting.pace import draw_pace
 from avb_jax.reporting.page import write_report
 from avb_jax.reporting.posteriors import (
     draw_joint,
@@ -53,6 +54,7 @@ __all__ = [
     "draw_figures",
     "draw_latent_spaces",
     "draw_joint",
+    "draw_pace",
     "draw_posteriors",
     "draw_robustness",
     "draw_traversals",

@@ -53,7 +53,7 @@ def draw_curve(axes: "Axes", name: str, runs: Mapping[str, Metrics]) -> None:
         finite = np.isfinite(metrics.get(name, np.nan))
         if finite.any():
             colour = PALETTE[index % len(PALETTE)]
-            ranges.append(_line(axes, metrics["step"][finite], metrics[name][finite], colour))
+            ranges.append(draw_line(axes, metrics["step"][finite], metrics[name][finite], colour))
     if target is not None:
         axes.axhline(target, color=TARGET, lw=1.0, ls="--")
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -67,15 +67,15 @@ def draw_curve(axes: "Axes", name: str, runs: Mapping[str, Metrics]) -> None:
     axes.grid(axis="y", color=RULE, lw=0.5)
 
 
-def _line(axes: "Axes", steps: np.ndarray, values: np.ndarray, colour: str) -> tuple[float, float]:
-    """Draws one run's values, and gives the range that should be seen."""
+def draw_line(axes: "Axes", at: np.ndarray, values: np.ndarray, colour: str) -> tuple[float, float]:
+    """Draws one run's values with their running mean, and gives the range that should be seen."""
     window = len(values) // 40
     if window <= 1:
-        axes.plot(steps, values, color=colour, lw=1.6, marker="" if window else "o", ms=3.0)
+        axes.plot(at, values, color=colour, lw=1.6, marker="" if window else "o", ms=3.0)
         return float(values.min()), float(values.max())
-    axes.plot(steps, values, color=colour, lw=0.8, alpha=0.4)
+    axes.plot(at, values, color=colour, lw=0.8, alpha=0.4)
     smooth = np.convolve(values, np.full(window, 1.0 / window), mode="valid")
-    axes.plot(steps[window // 2 :][: len(smooth)], smooth, color=colour, lw=1.6)
-    # In a long run the first steps are far off and would flatten all the others.
+    axes.plot(at[window // 2 :][: len(smooth)], smooth, color=colour, lw=1.6)
+    # In a long run the first at are far off and would flatten all the others.
     low, high = np.quantile(values, [0.02, 0.98])
     return float(low), float(high)

@@ -20,12 +20,16 @@ QUANTITIES = {
 Column = tuple[str, str]  # an entry's name and kind
 
 
+def step_seconds(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Seconds that the steps of each line of a `metrics.jsonl` took, from its rates."""
+    return np.diff(metrics["step"], prepend=0) / metrics["steps_per_second"]
+
+
 def training_seconds(metrics: Mapping[str, np.ndarray]) -> float | None:
     """Seconds that the steps of a `metrics.jsonl` took; None where it has no rates."""
     if "steps_per_second" not in metrics:
         return None
-    steps = np.diff(metrics["step"], prepend=0)
-    return round(float(np.sum(steps / metrics["steps_per_second"])), 1)
+    return round(float(np.sum(step_seconds(metrics))), 1)
 
 
 def sweep_values(row: Row) -> dict[Column, float]:
