@@ -87,9 +87,11 @@ def importance_log_likelihood(
         block_size: draws for each x that are decoded at once.
 
     Raises:
-        ValueError: if a count is below 1, or as `fit_proposal`.
+        ValueError: if a count is below 1, `num_refits` is below 0, or as `fit_proposal`.
     """
     check_counts(num_samples=num_samples, num_fit=num_fit, block_size=block_size)
+    if num_refits < 0:
+        raise ValueError(f"num_refits was {num_refits}; allowed is 0 or more")
     settings = _Settings(num_fit, num_refits, inflation, degrees_of_freedom, block_size)
     log_weights = _log_weights(model, params, key, x, settings)
     return mean_weight(log_weights, num_samples, block_size)

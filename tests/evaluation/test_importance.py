@@ -276,6 +276,7 @@ def test_pareto_k_is_the_tail_of_the_weights(key):
         ({"num_samples": 0}, "num_samples was 0"),
         ({"num_fit": 0}, "num_fit was 0"),
         ({"block_size": -1}, "block_size was -1"),
+        ({"num_refits": -1}, "num_refits was -1; allowed is 0 or more"),
         ({"inflation": 0.0}, "inflation was 0.0"),
         ({"degrees_of_freedom": 0}, "degrees_of_freedom was 0"),
         ({"degrees_of_freedom": 2.5}, "degrees_of_freedom was 2.5"),
