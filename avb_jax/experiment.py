@@ -17,8 +17,8 @@ from avb_jax import evaluation, processes, reporting
 from avb_jax.config import Config
 from avb_jax.data import Binarized, Dataset, Split, cache_directory
 from avb_jax.evaluation import EvaluationSettings
+from avb_jax.files import plain, write_atomically
 from avb_jax.options import define_flags
-from avb_jax.reporting.files import plain, write_atomically
 from avb_jax.reporting.tensorboard import TensorBoardWriter
 from avb_jax.run import Run
 from avb_jax.training import train

@@ -13,9 +13,9 @@ import numpy as np
 
 from avb_jax.checkpoint import Checkpoints, describe, difference
 from avb_jax.config import Config, load_config, parse_config
+from avb_jax.files import write_atomically
 from avb_jax.model import Model, build_model
 from avb_jax.optimizers import Optimizers, build_optimizers
-from avb_jax.reporting.files import write_atomically
 from avb_jax.step import init_state
 from avb_jax.types import Params, Tree
 from avb_jax.workdir import event_shape_path

@@ -12,8 +12,8 @@ from avb_jax import data, experiment, reporting
 from avb_jax.choices import EXPLICIT_ENCODERS
 from avb_jax.config import Config
 from avb_jax.evaluation import EvaluationSettings
+from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
-from avb_jax.reporting.files import write_atomically
 
 Changes = Mapping[str, Any]  # of a config, field by field
 

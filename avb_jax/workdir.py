@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avb_jax.config import Config, load_config
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 
 LOCK = "training.lock"
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 
 
 def machine() -> dict:

@@ -24,8 +24,8 @@ from absl import flags  # noqa: E402
 
 import avb_jax as avb  # noqa: E402
 from avb_jax import experiment  # noqa: E402
+from avb_jax.files import write_atomically  # noqa: E402
 from avb_jax.parallel import compile_step  # noqa: E402
-from avb_jax.reporting.files import write_atomically  # noqa: E402
 
 flags.DEFINE_string("output", "results/scaling", "directory of what was measured")
 CONFIGS = {

@@ -21,7 +21,7 @@ from absl import flags
 
 import avb_jax as avb
 from avb_jax import data, experiment
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 from avb_jax.reporting.style import ACCENT, Page, style
 
 flags.DEFINE_enum("what", "speed", ["speed", "memory"], "to measure")

@@ -22,8 +22,8 @@ from absl import flags
 from posteriors.groups import NAMES, draw_exact, log_joint, simulate
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.files import plain, write_atomically
 from avb_jax.posterior.amortized import AMORTIZED
-from avb_jax.reporting.files import plain, write_atomically
 
 BLOCK = 50  # data sets whose posteriors are drawn from at once
 

@@ -20,7 +20,7 @@ import avb_jax as avb
 from avb_jax import experiment, reporting
 from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.critic_fit import FIT_CONTRASTS
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 
 DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
 IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")

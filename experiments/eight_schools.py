@@ -29,8 +29,8 @@ from posteriors.methods import METHODS, draw, moment_errors, run_nuts
 from posteriors.reference_models import eight_schools_noncentered
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
-from avb_jax.reporting.files import write_atomically
 
 AUTHORS_DATA = {
     "y": np.array([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2], np.float32),

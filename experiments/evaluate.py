@@ -7,7 +7,8 @@
 
 prints what is known of the test images' log-likelihood and of the latent space, each bound in the
 column of its direction, and writes evaluation.json. Killed and started again, it goes on. The last
-prints what evaluated runs say, side by side, and draws it into the first run's figures.
+prints what evaluated runs say, here those of train.py --compare, side by side, and draws it into
+the first run's figures.
 """
 
 import dataclasses

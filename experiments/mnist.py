@@ -8,7 +8,7 @@
 trains each posterior into runs/mnist/POSTERIOR and writes sweep.jsonl, sweep.md and pace.png (what
 each had learned after how many minutes). On two cores a model of --scale=laptop trains for some 28
 minutes with AVB, by the time of its step, and for some 13 with a Gaussian on one core. Importance
-sampling with --evaluation_samples=250 takes 15 to 18 minutes of one core beside other jobs; the
+sampling with --evaluation_samples=250 takes 15 to 30 minutes of one core beside other jobs; the
 default of 1,000 decodes twice as many draws. The paper's log p(x) by AIS: ~−91.2 by AVB and ~−89.6
 by AVB+AC with D = 8 (from memory), −80.2 by AVB+AC and −79.1 by VAE+IAF with D = 32. What was
 measured here stands in docs/results.md.

@@ -26,8 +26,8 @@ from posteriors.reference_models import REFERENCES, flatten, load
 from posteriors.shapes import SHAPES, kl_on_grid
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
-from avb_jax.reporting.files import write_atomically
 
 TARGETS = (*SHAPES, *REFERENCES)
 GRID_DRAWS = 100_000  # behind a KL on a grid

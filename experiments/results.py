@@ -15,7 +15,7 @@ from absl import flags
 
 from avb_jax import experiment, reporting
 from avb_jax.config import load_config
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/scaling.md")

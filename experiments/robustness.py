@@ -20,8 +20,8 @@ from absl import flags
 import avb_jax as avb
 from avb_jax import data, evaluation, experiment, reporting
 from avb_jax.config import Config
+from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
-from avb_jax.reporting.files import write_atomically
 
 PROBLEMS = {
     "four_images": {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 from avb_jax.types import Array
 
 Found = dict[str, np.ndarray]

@@ -14,10 +14,10 @@ from avb_jax.critic_fit import CriticFit, fit_critic
 from avb_jax.evaluation.bracket import KERNEL_BLOCK, elbo_bracket
 from avb_jax.evaluation.importance import importance_log_likelihood
 from avb_jax.evaluation.weights import pareto_k
+from avb_jax.files import write_atomically
 from avb_jax.model import Model
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.transitions import Transitions, transit
-from avb_jax.reporting.files import write_atomically
 from avb_jax.types import Array, Key, Params
 
 BLOCK = 1024  # draws made at once

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avb_jax.reporting.files import markdown_table
+from avb_jax.files import markdown_table
 from avb_jax.reporting.style import FAINT, PALETTE, RULE, Page, style
 
 Row = Mapping[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from avb_jax.reporting.files import markdown_table
+from avb_jax.files import markdown_table
 from avb_jax.reporting.style import ACCENT, INK, RULE, TARGET, Page, style
 
 COLUMNS = ("parameter", "within the band", "share of it", "largest difference", "exact draws'",

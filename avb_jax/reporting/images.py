@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 
 # Between images: neither the paper's white nor the black that most of them are made of.
 GREY = 190

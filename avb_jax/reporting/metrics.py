@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from avb_jax.reporting.files import plain, write_atomically
+from avb_jax.files import plain, write_atomically
 
 
 class MetricsWriter:

@@ -11,9 +11,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from avb_jax.config import Config, load_config
+from avb_jax.files import write_atomically
 from avb_jax.reporting.comparison import PANELS, comparison_page, run_names
 from avb_jax.reporting.curves import curve_pages
-from avb_jax.reporting.files import write_atomically
 from avb_jax.reporting.markup import document, element, image, table
 from avb_jax.reporting.metrics import read_metrics
 from avb_jax.reporting.style import DPI, PALETTE

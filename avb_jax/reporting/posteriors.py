@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avb_jax.reporting.files import markdown_table, write_atomically
+from avb_jax.files import markdown_table, write_atomically
 from avb_jax.reporting.style import ACCENT, FAINT, INK, PALETTE, RULE, Page, style
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from avb_jax.reporting.files import markdown_table
+from avb_jax.files import markdown_table
 from avb_jax.reporting.style import ACCENT, FAINT, RULE, TARGET, Page, style
 
 Row = Mapping[str, Any]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avb_jax.reporting.files import markdown_table
+from avb_jax.files import markdown_table
 
 Row = Mapping[str, Any]
 COLUMNS = ("version", "method", "seed", "mean of μ, τ, η", "spread of μ, τ, η", "μ", "τ", "C2ST",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 from avb_jax.reporting.images import check_images, to_uint8
 from avb_jax.reporting.modes import find_modes
 from avb_jax.types import Array, Key, Tree

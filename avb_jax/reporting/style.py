@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avb_jax.reporting.files import write_atomically
+from avb_jax.files import write_atomically
 from avb_jax.reporting.images import to_uint8
 
 if TYPE_CHECKING:

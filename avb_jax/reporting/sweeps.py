@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from avb_jax.reporting.files import markdown_table
+from avb_jax.files import markdown_table
 
 Row = Mapping[str, Any]
 SIGNS = {"lower bound": "≥", "exact": "=", "estimate": "≈", "upper bound": "≤"}

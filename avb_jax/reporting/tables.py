@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avb_jax.reporting.files import plain, write_atomically
+from avb_jax.files import plain, write_atomically
 
 KINDS = {
     "lower bound": "is at least",
