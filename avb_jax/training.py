@@ -22,7 +22,7 @@ from avb_jax.parallel import CompiledStep, compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
 from avb_jax.run import Run
 from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
-from avb_jax.workdir import Preempted, locked, open_workdir, sigterm_noticed
+from avb_jax.workdir import Preempted, claimed, sigterm_noticed, writing
 
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
 
@@ -83,20 +83,10 @@ def train(
     )
     state = step.place(init_state(model, optimizers, jax.random.key(config.seed)))
     with ExitStack() as held:
-
-        def claim():
-            open_workdir(workdir, config, dataset.event_shape, resume)
-            held.enter_context(locked(workdir))
-
-        processes.first_does(claim)
-        try:
-            hooks = on_interval, on_metrics
-            state = _train(config, workdir, shown, step, state, batches, *hooks)
-        except OSError as error:
-            raise ValueError(
-                f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
-                "stays, and the same command goes on from there"
-            ) from None
+        claim = claimed(workdir, config, dataset.event_shape, resume)
+        processes.first_does(lambda: held.enter_context(claim))
+        hooks = on_interval, on_metrics
+        state = _train(config, workdir, shown, step, state, batches, *hooks)
     return Run(config, shown, step.gather(state.evaluation_params), config.num_steps)
 
 
@@ -111,28 +101,34 @@ def _train(
     on_metrics: OnMetrics | None,
 ) -> TrainState:
     """The state after the last step; raises Preempted once it is saved, if SIGTERM comes."""
-    start, saved = 0, Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
+    start = 0
+    with writing(workdir):
+        saved = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
     with saved as checkpoints, processes.all_needed(), ExitStack() as opened:
         sigterm_came = opened.enter_context(sigterm_noticed())
         restored = checkpoints.restore(state)
         if restored is not None:
             start, state = restored
         if processes.is_first():
-            metrics_file = MetricsWriter(workdir / "metrics.jsonl", start)
+            with writing(workdir):
+                metrics_file = MetricsWriter(workdir / "metrics.jsonl", start)
             writer = opened.enter_context(metrics_file)
         saving, drawing = _Clock(config.checkpoint_interval), _Clock(config.figure_interval)
         for done, latest, metrics in _calls(config, step, state, start, batches):
             last = done == config.num_steps
             if processes.is_first():
-                writer.write(done, metrics)
+                with writing(workdir):
+                    writer.write(done, metrics)
                 if on_metrics:
                     on_metrics(done, metrics)
             stopping, save, draw = processes.any_says(sigterm_came(), saving.due(), drawing.due())
             if save or last or stopping:
-                _save(checkpoints, done, latest)
+                with writing(workdir):
+                    _save(checkpoints, done, latest)
+                    if last or stopping:
+                        checkpoints.wait()
                 saving.restart()
             if stopping and not last:
-                checkpoints.wait()
                 raise Preempted(
                     f"stopped by SIGTERM at step {done} of {config.num_steps}, which is saved "
                     f"in {workdir}; the same command goes on from there"
@@ -143,7 +139,6 @@ def _train(
                     on_interval(Run(config, model, params, done))
                 drawing.restart()
             state = latest
-        checkpoints.wait()
     return state
 
 

@@ -23,14 +23,43 @@ def event_shape_path(workdir: Path) -> Path:
     return workdir / "event_shape.txt"
 
 
-def open_workdir(workdir: Path, config: Config, event_shape: tuple[int, ...], resume: bool) -> None:
-    """Makes the directory ready for a run of `config`.
+@contextmanager
+def claimed(
+    workdir: Path, config: Config, event_shape: tuple[int, ...], resume: bool
+) -> Iterator[None]:
+    """Within it the directory is that of a run of `config`, and no other process trains there.
 
     Raises:
         ValueError: if it holds another run, something that is no run, or, without
-            `resume`, checkpoints of this one.
+            `resume`, checkpoints of this one; or if another process trains there.
     """
-    path = workdir / "config.json"
+    shape = " ".join(map(str, event_shape))
+    _check(workdir, config, shape, resume)  # before anything is made there
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / LOCK).touch()
+    with locked(workdir):
+        _check(workdir, config, shape, resume)  # another process may have come between
+        with writing(workdir):
+            write_atomically(workdir / "config.json", config.to_json().encode())
+            write_atomically(event_shape_path(workdir), shape.encode())
+        yield
+
+
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Within it the operating system's errors, as of a full disk, are ValueErrors in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"workdir was {workdir}, which cannot be written: {error}; what was saved before "
+            "stays, and the same command goes on from there"
+        ) from error
+
+
+def _check(workdir: Path, config: Config, shape: str, resume: bool) -> None:
+    path, shape_path = workdir / "config.json", event_shape_path(workdir)
     if path.exists():
         differing = load_config(path).same_run_as(config)
         if differing:
@@ -47,18 +76,11 @@ def open_workdir(workdir: Path, config: Config, event_shape: tuple[int, ...], re
         raise ValueError(
             f"workdir was {workdir}, which is not empty and holds no run; choose another --workdir"
         )
-    shape, shape_path = " ".join(map(str, event_shape)), event_shape_path(workdir)
     if shape_path.exists() and shape_path.read_text() != shape:
         raise ValueError(
             f"dataset has images of shape {shape}, and the run in {workdir} has images of shape "
             f"{shape_path.read_text()}; choose another --workdir"
         )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config.to_json().encode())
-        write_atomically(shape_path, shape.encode())
-    except OSError as error:
-        raise ValueError(f"workdir was {workdir}, which cannot be written: {error}") from None
 
 
 def _holds_files(workdir: Path) -> bool:

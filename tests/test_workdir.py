@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import avb_jax as avb
+from avb_jax import workdir as workdir_of_runs
 from avb_jax.workdir import locked, sigterm_noticed
 
 
@@ -59,6 +60,31 @@ def test_one_process_at_a_time_trains_in_a_directory(start_training, tmp_path):
     assert process.returncode == 2 and "Traceback" not in complaint
     assert f"where process {os.getpid()} is training; wait for it" in complaint
     avb.train(config_of(10), tmp_path / "run")
+
+
+def test_what_came_between_a_look_and_the_lock_is_kept(tmp_path, monkeypatch):
+    """Another process makes the directory its own when this one has looked at it."""
+    looks, look = [], workdir_of_runs._check
+
+    def late(workdir, config, shape, resume):
+        look(workdir, config, shape, resume)
+        if not looks:
+            workdir.mkdir()
+            (workdir / "config.json").write_text(config_of(10, seed=7).to_json())
+        looks.append(shape)
+
+    monkeypatch.setattr(workdir_of_runs, "_check", late)
+    with pytest.raises(ValueError, match="which holds a run with another seed"):
+        avb.train(config_of(10), tmp_path / "run")
+    assert avb.config.load_config(tmp_path / "run/config.json").seed == 7
+
+
+def test_an_error_of_the_callers_own_is_not_the_directorys(tmp_path):
+    def on_metrics(step, metrics):
+        raise ConnectionError("the logger is gone")
+
+    with pytest.raises(ConnectionError, match="the logger is gone"):
+        avb.train(config_of(10), tmp_path / "run", on_metrics=on_metrics)
 
 
 def test_a_full_disk_is_one_sentence_and_harms_no_checkpoint(

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,13 @@ class MetricsWriter:
                     f"the metric {name!r} was of shape {np.shape(value)}; it must be a scalar"
                 )
             record[name] = plain(float(value))
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):  # what could not be written now cannot be at the end
+                self._file.close()
+            raise
 
     def close(self) -> None:
         """Closes the file."""
