@@ -32,8 +32,8 @@ def _row_density(log_joint: Callable, dim: int, x: Array, w: Array) -> Array:
     return Coordinates.at(unit, partial(log_joint, x), STEEPEST).log_density(w)
 
 
-def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Model:
-    """The engine's model of q(w|x), x [B, F], of the density of one row."""
+def _build(of_row: Callable, standardise: Callable, dim: int, features: int, settings: Settings):
+    """The engine's model of q(w|x), x [B, F], of the density of one row, as the data have it."""
     trunk = Trunk(dim, 4 * settings.width, 2, refinements=1, refinement_width=2 * settings.width)
     sampler = Sampler(settings.width, settings.depth)
     critic = GainCritic(settings.width, settings.depth)
@@ -49,7 +49,7 @@ def _build(of_row: Callable, dim: int, features: int, settings: Settings) -> Mod
         keys = jax.random.split(key)
         # Columns may have heavy tails, as those of hierarchical models do.
         answers = Answers(partial(score, x))
-        h, guess = trunk.apply(params.encoder["trunk"], jnp.arcsinh(x), answers)
+        h, guess = trunk.apply(params.encoder["trunk"], jnp.arcsinh(standardise(x)), answers)
         noise = jax.random.normal(keys[0], (num_samples, len(x), noise_dim), x.dtype)
         kernel = sampler.apply(params.encoder["sampler"], h, *guess, noise)
         w = draw_kernel(keys[1], kernel)
@@ -76,16 +76,16 @@ class AmortizedPosterior:
     """q(z|x), for any x [F] like the rows it was fitted to. Made by `fit_amortized`.
 
     Attributes:
-        model: the engine's, of w = arcsinh(z) and standardised x.
+        model: the engine's, of w = arcsinh(z) and x.
         params: its parameters.
         transitions: those that end the sampler.
         training_elbo: the trained critic's last estimate, over rows; no bound.
     """
 
-    def __init__(self, model, params, standardise, of_row, transitions, training_elbo):
+    def __init__(self, model, params, of_row, transitions, training_elbo):
         self.model, self.params, self.transitions = model, params, transitions
         self.training_elbo = training_elbo
-        self._standardise, self._of_row = standardise, of_row
+        self._of_row = of_row
         self._draw = jax.jit(self._draw_rows, static_argnums=2)
 
     def sample(self, key: Key, x: Array, num_samples: int) -> Array:
@@ -99,13 +99,13 @@ class AmortizedPosterior:
             raise ValueError(f"x had shape {x.shape}; allowed is [B, {self.model.event_shape[0]}]")
         if num_samples < 1:
             raise ValueError(f"num_samples was {num_samples}; allowed is 1 or more")
-        return jnp.sinh(self._draw(key, self._standardise(x), num_samples))
+        return jnp.sinh(self._draw(key, x, num_samples))
 
     def log_density_estimate(self, key: Key, x: Array, z: Array) -> Array:
         """log q̂(z|x) before the transitions, by the trained critic; no bound: [S, B] nats."""
         w = jnp.arcsinh(z)
         log_volume = jnp.sum(jnp.log(jnp.cosh(w)), axis=-1)
-        x = self._standardise(np.asarray(x, np.float32))
+        x = jnp.asarray(x, jnp.float32)
         return self.model.log_posterior_estimate(self.params, key, x, w) - log_volume
 
     def _draw_rows(self, key: Key, x: Array, num_samples: int) -> Array:
@@ -158,16 +158,10 @@ def fit_amortized(
         raise ValueError(f"data had shape {rows.shape}; allowed is [n, F], finite numbers")
     check_settings(settings)
     check_shape(partial(log_joint, jnp.asarray(rows[0])), dim)
-    mean, scale = rows.mean(axis=0), np.where(rows.std(axis=0) > 0.0, rows.std(axis=0), 1.0)
-
-    def standardise(x):
-        return jnp.asarray((np.asarray(x) - mean) / scale)
-
-    def of_standardised(x, z):
-        return log_joint(x * scale + mean, z)
-
-    of_row = partial(_row_density, of_standardised, dim)
-    model = _build(of_row, dim, rows.shape[1], settings)
+    mean, spread = rows.mean(axis=0, keepdims=True), rows.std(axis=0, keepdims=True)
+    scale = np.where(spread > 0.0, spread, np.float32(1.0))
+    of_row = partial(_row_density, log_joint, dim)
+    model = _build(of_row, lambda x: (x - mean) / scale, dim, rows.shape[1], settings)
     batch = min(ROWS, len(rows))
     draws = max(16, 3 * dim, settings.num_samples // batch)
     config = step_config(
@@ -176,15 +170,14 @@ def fit_amortized(
     keys = jax.random.split(key, 4)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])))
     order = np.stack([rng.permutation(len(rows))[:batch] for _ in range(settings.num_steps)])
-    x = np.asarray(standardise(rows))
-    params, elbo = train_on(model, config, keys[1], lambda at: x[order[at]], progress)
+    params, elbo = train_on(model, config, keys[1], lambda at: rows[order[at]], progress)
     step_size = jnp.ones([])
     if settings.transitions:
         step_size = jax.jit(partial(_tune, model, of_row, settings.leapfrog))(
-            params, keys[2], x[:TUNED_ROWS]
+            params, keys[2], rows[:TUNED_ROWS]
         )
     transitions = Transitions(step_size, settings.transitions, settings.leapfrog)
-    return AmortizedPosterior(model, params, standardise, of_row, transitions, elbo)
+    return AmortizedPosterior(model, params, of_row, transitions, elbo)
 
 
 def _tune(

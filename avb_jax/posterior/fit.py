@@ -16,7 +16,7 @@ from avb_jax.optimizers import build_optimizers
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.engine import EXTRA_NOISE, build_model
 from avb_jax.posterior.fitted import FILE, Posterior
-from avb_jax.posterior.start import check_shape, find_start, moments_of
+from avb_jax.posterior.start import check_shape, check_start, find_start, moments_of
 from avb_jax.posterior.transitions import Transitions, number_needed, settle, tune
 from avb_jax.step import fuse_steps, init_state, make_train_step
 from avb_jax.types import Array, Key, Params
@@ -61,11 +61,12 @@ DEFAULTS = Settings()
 def check_settings(settings: Settings) -> None:
     """Raises ValueError, in a sentence, for settings that are not allowed."""
     for name, value in settings._asdict().items():
-        least = 0 if name in ("transitions", "warm_share") else 1
-        if isinstance(value, int) and value < least:
-            raise ValueError(f"{name} was {value}; allowed is {least} or more")
-        if isinstance(value, float) and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} was {value}; allowed is between 0 and 1")
+        least = int(name != "transitions")
+        if isinstance(getattr(DEFAULTS, name), float):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} was {value}; allowed is between 0 and 1")
+        elif value != int(value) or value < least:
+            raise ValueError(f"{name} was {value}; allowed is a whole number of {least} or more")
 
 
 def step_config(dim: int, noise_dim: int, settings: Settings, **changes) -> Config:
@@ -114,7 +115,10 @@ def fit(
         raise ValueError(f"dim was {dim!r}; allowed is a whole number of 1 or more")
     check_settings(settings)
     keys = jax.random.split(key, 4)
-    start = start or find_start(log_joint, dim, keys[0])
+    if start is None:
+        start = find_start(log_joint, dim, keys[0])
+    else:
+        check_start(log_joint, dim, start, keys[0])
     coordinates = Coordinates.at(start, log_joint)
     model = build_model(coordinates, dim, settings.width, settings.depth)
     config = step_config(dim, dim + EXTRA_NOISE, settings)

@@ -145,12 +145,15 @@ class Posterior:
         return float(pareto_k(self._log_weights(key)[None])[0])
 
     def save(self, directory: str | Path) -> None:
-        """Writes all but the density itself into a directory: see `load`."""
+        """Writes all but the density itself into a directory: see `load`.
+
+        It takes the place of a posterior that was saved there before.
+        """
         from avb_jax.checkpoint import Checkpoints
 
         directory = Path(directory)
-        with Checkpoints(directory) as checkpoints:
-            checkpoints.save(0, self._arrays())
+        with Checkpoints(directory, keep=1) as checkpoints:
+            checkpoints.save(max(checkpoints.steps(), default=-1) + 1, self._arrays())
         about = {
             "dim": self.dim, "settings": self.settings._asdict(),
             "transitions": self.transitions.number, "elbo": float(self.training_elbo),

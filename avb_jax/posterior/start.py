@@ -42,6 +42,30 @@ def check_shape(log_joint: LogDensity, dim: int) -> None:
         )
 
 
+def check_start(log_joint: LogDensity, dim: int, start: Start, key: Key) -> None:
+    """Raises ValueError unless the start fits, and log_joint is finite where it is drawn from."""
+    check_shape(log_joint, dim)
+    shapes = jnp.shape(start.mean), jnp.shape(start.scale_tril)
+    if shapes != ((dim,), (dim, dim)):
+        raise ValueError(
+            f"start had shapes {shapes[0]} and {shapes[1]}; allowed are ({dim},) and ({dim}, {dim})"
+        )
+    _check_finite(log_joint, start.place(jax.random.normal(key, (PATHS, dim))), "draws of start")
+
+
+def _check_finite(log_joint: LogDensity, z: Array, where: str) -> tuple[Array, Array]:
+    """At which points [n, D] log_joint and its gradient are finite, [n], and its gradients."""
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(log_joint)))(z)
+    finite = jnp.isfinite(values) & jnp.all(jnp.isfinite(gradients), axis=-1)
+    if not bool(jnp.any(finite)):
+        bad = "its gradient" if bool(jnp.any(jnp.isfinite(values))) else "log_joint"
+        raise ValueError(
+            f"{bad} was not finite at any of {len(z)} {where}; allowed is a density that can be "
+            "evaluated and differentiated there"
+        )
+    return finite, gradients
+
+
 def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) -> Start:
     """The start, after checks of the density.
 
@@ -52,14 +76,8 @@ def find_start(log_joint: LogDensity, dim: int, key: Key, paths: int = PATHS) ->
     check_shape(log_joint, dim)
     keys = jax.random.split(key)
     begin = jax.random.uniform(keys[0], (paths, dim), minval=-RADIUS, maxval=RADIUS)
-    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(log_joint)))(begin)
-    finite = jnp.isfinite(values) & jnp.all(jnp.isfinite(gradients), axis=-1)
-    if not bool(jnp.any(finite)):
-        bad = "its gradient" if bool(jnp.any(jnp.isfinite(values))) else "log_joint"
-        raise ValueError(
-            f"{bad} was not finite at any of {paths} points of [-{RADIUS:g}, {RADIUS:g}]^{dim}; "
-            "allowed is a density that can be evaluated and differentiated there"
-        )
+    box = f"points of [-{RADIUS:g}, {RADIUS:g}]^{dim}"
+    finite, gradients = _check_finite(log_joint, begin, box)
     if not bool(jnp.any(gradients[finite])):
         raise ValueError(
             "the gradient of log_joint was zero at all starting points: it is constant there, or "

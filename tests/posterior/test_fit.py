@@ -1,5 +1,8 @@
 """Implicit posteriors of densities with known moments and normalisers; errors; saving."""
 
+import copy
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +64,16 @@ def test_a_saved_posterior_is_given_back(posterior, tmp_path):
     assert loaded.settings == QUICK
     with pytest.raises(ValueError, match="holds no posterior"):
         avb.posterior.load(tmp_path, gaussian)
+
+
+def test_a_posterior_saved_over_another_is_the_new_one(posterior, tmp_path):
+    posterior.save(tmp_path / "fit")
+    moved = copy.copy(posterior)
+    moved.params = jax.tree.map(lambda leaf: leaf + 1.0, posterior.params)
+    moved.save(tmp_path / "fit")
+    loaded = avb.posterior.load(tmp_path / "fit", gaussian)
+    chex.assert_trees_all_equal(loaded.params, moved.params)
+    assert len([path for path in (tmp_path / "fit").iterdir() if path.name.isdigit()]) == 1
 
 
 @pytest.mark.slow
@@ -163,14 +176,30 @@ def test_a_bad_density_is_one_sentence(log_joint, dim, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_steps": 0}, "num_steps was 0; allowed is 1 or more"),
-        ({"transitions": -1}, "transitions was -1; allowed is 0 or more"),
+        ({"num_steps": 0}, "num_steps was 0; allowed is a whole number of 1 or more"),
+        ({"transitions": -1}, "transitions was -1; allowed is a whole number of 0 or more"),
         ({"learning_rate": 2.0}, "learning_rate was 2.0; allowed is between 0 and 1"),
+        ({"warm_share": 2}, "warm_share was 2; allowed is between 0 and 1"),
+        ({"leapfrog": 1.5}, "leapfrog was 1.5; allowed is a whole number of 1 or more"),
     ],
 )
 def test_wrong_settings_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         avb.posterior.fit(gaussian, 2, jax.random.key(0), settings=QUICK._replace(**change))
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "start", "message"),
+    [
+        (lambda z: z, (2, 2), "log_joint returned float32 of shape \\(2,\\); allowed is one"),
+        (gaussian, (3, 3), "start had shapes \\(3,\\) and \\(3, 3\\); allowed are \\(2,\\)"),
+        (lambda z: jnp.sum(z) * jnp.nan, (2, 2), "not finite at any of 16 draws of start"),
+    ],
+)
+def test_a_start_that_is_given_is_checked(log_joint, start, message):
+    given = Start(jnp.zeros(start[0]), jnp.eye(start[1]))
+    with pytest.raises(ValueError, match=message):
+        avb.posterior.fit(log_joint, 2, jax.random.key(0), settings=QUICK, start=given)
 
 
 def test_more_of_a_posterior_s_own_errors(posterior):
