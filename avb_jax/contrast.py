@@ -46,6 +46,20 @@ class Contrast(NamedTuple):
         """Whether z̃ has the draws' own moments, so that reference draws need it too."""
         return self.name == "moments" and encoding.moments is None
 
+    def log_density(self, z: Array, reference: Gaussian | None, encoding: Encoding) -> Array:
+        """log r(z|x) at z that are not the draws of the encoding, nats: [S, B, D] -> [S, B].
+
+        Where r's moments are those of N draws, ½ log|Ĉ| is off by `log_scale_bias` on average, and
+        E[z̃_d²] is (N + 1)/(N − D − 2) and not 1, with 1 in place of D where Ĉ is diagonal. Both are
+        taken back: the mean is right where q is Gaussian. N has to be above D + 2.
+        """
+        if not self.whitens_draws(encoding):
+            return log_density(z, reference)
+        count, _, dim = encoding.z.shape
+        spread = (count + 1.0) / (count - (dim if self.covariance == "full" else 1.0) - 2.0)
+        z_tilde = whiten(z, reference) / spread**0.5
+        return log_prior(z_tilde) - log_scale(reference, z)[None] + self.log_scale_bias(encoding)
+
     def log_scale_bias(self, encoding: Encoding) -> float:
         """Expected excess of ½ log|Ĉ| over ½ log|C| where Ĉ comes from the draws, nats."""
         if not self.whitens_draws(encoding):

@@ -29,7 +29,7 @@ from avb_jax.types import (
     View,
 )
 
-POSTERIOR_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs
+POSTERIOR_DRAWS = 256  # of q(z|x), behind the moments that log_posterior_estimate needs, or 4 D
 
 
 class Model(NamedTuple):
@@ -116,7 +116,8 @@ class Model(NamedTuple):
             ValueError: for a model that has neither a critic nor a density of q.
         """
         x = jnp.asarray(x)
-        encoding = self.encode(params, key, x, POSTERIOR_DRAWS)
+        draws = max(POSTERIOR_DRAWS, 4 * self.latent_dim)
+        encoding = self.encode(params, key, x, draws)
         if isinstance(encoding.density, Flow):
             return inverse_flow.log_density(z, encoding.density)
         if encoding.density is not None:
@@ -126,7 +127,8 @@ class Model(NamedTuple):
         reference = self.contrast.reference(params.critic, x, encoding)
         z_tilde = contrasts.whiten(z, reference)
         view = View(x, encoding.features, reference)
-        return self.log_ratio(params, view, z_tilde) + contrasts.log_density(z, reference)
+        log_r = self.contrast.log_density(z, reference, encoding)
+        return self.log_ratio(params, view, z_tilde) + log_r
 
     def critic(self, params: Params, key: Key, x: Array, z: Array) -> Array:
         """T_ψ(x, z) = log q̂(z|x) − 1, the critic of the source text: [S, B]."""

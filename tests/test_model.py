@@ -10,6 +10,7 @@ import scipy.stats
 
 import avb_jax as avb
 from avb_jax.choices import CONTRASTS, DECODERS, EXPLICIT_ENCODERS, IMPLICIT_ENCODERS
+from avb_jax.contrast import log_scale_bias
 from avb_jax.densities import LIKELIHOODS
 from avb_jax.model import POSTERIOR_DRAWS, Model
 from avb_jax.types import View
@@ -169,6 +170,10 @@ def test_log_posterior_of_an_implicit_encoder(encoder, contrast, covariance, cri
             x, z = X.astype(np.float64), Z.astype(np.float64)
             encoding, log_q, critic_value = everything(params, jax.random.key(3), x, z)
             log_r, z_tilde = closed_form(*contrast_moments(model, params, encoding))
+            if model.contrast.whitens_draws(encoding):  # what that adds is taken back
+                shrink = (POSTERIOR_DRAWS - D - 2.0) / (POSTERIOR_DRAWS + 1.0)
+                log_r = log_r + 0.5 * (1.0 - shrink) * np.square(z_tilde).sum(-1)
+                log_r = log_r + log_scale_bias(POSTERIOR_DRAWS, D, covariance)
             reference = model.contrast.reference(params.critic, x, encoding)
             s = np.asarray(log_ratio(params, View(x, encoding.features, reference), z_tilde))
         assert np.any(s) != zero_critic
