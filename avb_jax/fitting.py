@@ -190,15 +190,16 @@ def descend(
         )
     (rate, most), opt_state, stale, taken = pace, optimizer.init(params), 0, 0
     while taken < most:
-        now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + ROUND / 2) / most))
-        keys = jax.random.split(jax.random.fold_in(key, taken), ROUND)
+        count = min(ROUND, most - taken)
+        now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + count / 2) / most))
+        keys = jax.random.split(jax.random.fold_in(key, taken), count)
         params, opt_state, value = steps(params, opt_state, keys, jnp.float32(now))
-        value, taken = float(value), taken + ROUND
+        value, taken = float(value), taken + count
         stale = 0 if value < least - IMPROVEMENT else stale + 1
         if stale == PATIENCE:
             most = min(most, 2 * taken)
         if value < least:
             best, least = params, value
-        bar.update(ROUND)
+        bar.update(count)
         bar.set_postfix(held_out_loss=f"{least:.4f}", refresh=False)
     return best, taken

@@ -138,6 +138,15 @@ def test_the_same_key_gives_the_same_fit():
     assert fits[0].calibration == fits[1].calibration
 
 
+def test_no_more_steps_are_taken_than_allowed():
+    """Two thirds for the contrast, of which a learned one has some, in rounds that may be short."""
+    x = jax.random.normal(KEY, (64, 1))
+    draw = lambda key, x: x + jax.random.normal(key, x.shape)  # noqa: E731
+    options = {"contrast": "learned", "batch_size": 64, "width": 8, "depth": 1}
+    fit = avb.fit_critic(KEY, draw, 1, x=x, max_steps=375, **options)
+    assert fit.calibration.steps == (250, 125)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
