@@ -22,7 +22,7 @@ from avb_jax.options import define_flags
 from avb_jax.reporting.tensorboard import TensorBoardWriter
 from avb_jax.run import Run
 from avb_jax.training import train
-from avb_jax.workdir import Preempted
+from avb_jax.workdir import Preempted, writing
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
@@ -157,9 +157,7 @@ def evaluate(
         about={"split": split, "binarization": run.config.binarization, "step": run.step},
     )
     if run.config.likelihood == "bernoulli" and run.config.binarization == "none":
-        # Not normalised over grey pixels, so no bound of log p(x).
-        of_p = ("log_likelihood", "elbo")
-        entries = [{**e, "kind": "estimate"} if e["name"] in of_p else e for e in entries]
+        entries = [_of_grey_pixels(entry) for entry in entries]
     path = workdir / "evaluation.json"
     kept = reporting.read_evaluation(path) if path.exists() else []
     known = {_measured(entry) for entry in entries}
@@ -167,6 +165,15 @@ def evaluate(
     reporting.write_evaluation(path, kept + entries)
     shutil.rmtree(folder, ignore_errors=True)
     return entries
+
+
+def _of_grey_pixels(entry: dict) -> dict:
+    """Bernoulli's p(x|z) is not normalised over grey pixels: what it says bounds no log p(x)."""
+    if entry["name"] not in ("log_likelihood", "elbo") or entry["kind"] == "estimate":
+        return entry
+    of_elbo = entry["name"] == "elbo"  # which may be bounded from both sides, told apart by method
+    method = f"{entry['method']}, {entry['kind']}" if of_elbo else entry["method"]
+    return {**entry, "kind": "estimate", "method": method}
 
 
 def _measured(entry: dict) -> tuple:
@@ -184,9 +191,10 @@ def train_and_evaluate(
     board = TensorBoardWriter(workdir / "tensorboard") if flags.FLAGS.tensorboard else None
 
     def show(run: Run) -> None:
-        figures = draw(run, dataset, workdir)
-        if board:
-            board.write_figures(run.step, figures)
+        with writing(workdir):
+            figures = draw(run, dataset, workdir)
+            if board:
+                board.write_figures(run.step, figures)
 
     with board or nullcontext():
         run = train(

@@ -86,6 +86,8 @@ def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[
     """Label and config of each run by its name."""
     names = flags.FLAGS.posteriors if "posteriors" in flags.FLAGS else [""]
     check_choices("posteriors", names, [*posteriors, "all"])
+    if not names:
+        raise ValueError(f"posteriors was empty; allowed are some of {', '.join(posteriors)}")
     names = list(posteriors) if "all" in names else names
     settings = [_values(text) for text in flags.FLAGS.sweep]
     found = {}
@@ -93,7 +95,7 @@ def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[
         changes = dict(values)
         parts = [name, *(f"{field}={value}" for field, value in values)]
         label = [part for part in parts if part and not part.startswith("seed=")]
-        run = dataclasses.replace(config, **posteriors[name], **changes)
+        run = dataclasses.replace(config, **{**posteriors[name], **changes})
         found["-".join(filter(None, parts))] = "-".join(label), run
     return found
 

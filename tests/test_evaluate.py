@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import avb_jax as avb
-from avb_jax import reporting
+from avb_jax import experiment, reporting
 
 ROOT = Path(__file__).resolve().parent.parent
 AIS = "--ais_temperatures=60 --ais_chains=3 --simulated_images=30".split()
@@ -131,6 +131,20 @@ def test_the_authors_protocol(trained, command_environment, tmp_path):
     ]
     expected = {"num_temperatures": 4, "num_chains": 8, "num_leapfrog": 11, "start": "gaussian"}
     assert expected.items() <= entry["ais"].items() and entry["n"] == 180  # of the 2,560 asked for
+
+
+def test_of_grey_pixels_both_sides_of_the_elbo_are_shown_and_no_bound():
+    """Bernoulli is not normalised over them: nothing bounds log p(x), but the sides differ."""
+    lower, upper = ({"name": "elbo", "kind": f"{side} bound", "method": "semi-implicit"}
+                    for side in ("lower", "upper"))  # fmt: skip
+    told = [{**lower, "value": -101.0}, {**upper, "value": -99.0},
+            {**lower, "name": "log_likelihood", "method": "IWAE", "value": -98.0}]  # fmt: skip
+    entries = [experiment._of_grey_pixels({**entry, "n": 10, "stderr": 0.1}) for entry in told]
+    assert {entry["kind"] for entry in entries} == {"estimate"}
+    table = reporting.evaluation_table(entries)
+    for number in ("-101.0", "-99.0", "-98.0"):
+        assert number in table
+    assert "semi-implicit, lower bound" in table and reporting.bracket_line(entries) == ""
 
 
 def test_runs_are_compared(evaluated, command_environment, tmp_path):

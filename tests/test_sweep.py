@@ -8,8 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 import avb_jax as avb
+from avb_jax import sweep
 from avb_jax.reporting import sweep_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +75,7 @@ def test_a_run_that_diverges_is_told_of_and_the_others_go_on(command_environment
     "argument, named",
     [
         ("--posteriors=nosuch", "posteriors had nosuch; allowed are avb, gaussian"),
+        ("--posteriors=", "posteriors was empty; allowed are some of avb, gaussian"),
         ("--sweep=nosuch=1", "sweep was nosuch=1; allowed is FLAG=VALUE"),
         ("--sweep=seed", "sweep was seed; allowed is FLAG=VALUE"),
         ("--sweep=seed=many", "sweep was seed=many: "),
@@ -83,6 +86,17 @@ def test_a_wrong_sweep_is_one_sentence(argument, named, command_environment, tmp
     result = run(command_environment, "toy", argument, f"--workdir={tmp_path / 'run'}")
     assert result.returncode == 2 and named in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_is_swept_takes_the_place_of_the_posteriors_own(monkeypatch):
+    given = flags.FlagValues()
+    flags.DEFINE_list("posteriors", ["gaussian-full"], "", flag_values=given)
+    flags.DEFINE_multi_string("sweep", ["refinements=0,1"], "", flag_values=given)
+    flags.DEFINE_integer("refinements", None, "", flag_values=given)
+    given(["sweep"])
+    monkeypatch.setattr(flags, "FLAGS", given)
+    runs = sweep._runs(avb.Config(), sweep.VAES)
+    assert [config.refinement_steps for _, config in runs.values()] == [0, 1]
 
 
 def row(label, seed, *entries):

@@ -117,10 +117,10 @@ def of_latents(model, params, key, images, labels, fit_steps: int, options, kept
         ratio = aggregate_kl(
             model, params, key_fit, x, draws, max_steps=fit_steps, progress=options["progress"]
         )
-        entries.append({"name": "aggregate_kl", **summarise(ratio), "n": n})
-        information = summarise(found["rate"] - ratio.reshape(-1, n).mean(axis=0))
-        entries.append({"name": "mutual_information", **information})
-    if labels is not None and n >= PROBE_FOLDS:
+        ratio = ratio.reshape(-1, n).mean(axis=0)  # draws of one x are not independent
+        entries.append({"name": "aggregate_kl", **summarise(ratio)})
+        entries.append({"name": "mutual_information", **summarise(found["rate"] - ratio)})
+    if labels is not None and np.unique(labels[:n], return_counts=True)[1].max() >= PROBE_FOLDS:
         accuracy = linear_probe_accuracy(found["means"].mean(axis=1), labels[:n])
         error = (accuracy * (1.0 - accuracy) / n) ** 0.5
         entry = {"name": "probe_accuracy", "value": accuracy, "stderr": error, "n": n}

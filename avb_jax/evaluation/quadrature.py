@@ -84,8 +84,8 @@ def quadrature_elbo(
     The means of many kernels are shared out among the grid's points, each to its four neighbours,
     and convolved with the kernel by a Fourier transform. Errors, for a kernel of standard deviation
     τ and a spacing h: the sharing adds h²/6 to the kernel's variance τ²; noise in ε makes log q
-    too large by 1 / (2 n), n being the kernels within 3 τ; the outer mean is over `num_samples`
-    draws. The grid spans the draws of each x.
+    too small, and so the ELBO too large, by 1 / (2 n), n being the kernels within 3 τ; the outer
+    mean is over `num_samples` draws. The grid spans the draws of each x.
 
     Args:
         model: see `avb_jax.Model`; with a kernel of one scale for each x.
@@ -97,10 +97,13 @@ def quadrature_elbo(
         num_samples: draws of q for the outer mean.
 
     Raises:
-        ValueError: if the latent dimension is not 2, or the encoder has no such kernel.
+        ValueError: if the latent dimension is not 2, the encoder has no such kernel, or
+            `num_kernels` is no such multiple.
     """
     if model.latent_dim != 2:
         raise ValueError(f"latent_dim was {model.latent_dim}; allowed is 2")
+    if num_kernels < 1 or num_kernels % GRID_BLOCK:
+        raise ValueError(f"num_kernels was {num_kernels}; allowed are multiples of {GRID_BLOCK}")
 
     def one(arguments):
         key, x = arguments

@@ -111,6 +111,8 @@ def test_an_encoder_without_a_kernel_is_refused(key):
         elbo_bracket(Bare(), make_params(), key, X)
     with pytest.raises(ValueError, match="num_kernels was 1500; allowed is a multiple of 1024"):
         elbo_bracket(Linear(), make_params(), key, X, num_kernels=1500)
+    with pytest.raises(ValueError, match="num_kernels was 1000; allowed are multiples of 16384"):
+        quadrature_elbo(Linear(), make_params(), key, X, num_kernels=1000)
 
 
 @pytest.mark.parametrize("blur", [0.3, 0.02])

@@ -17,6 +17,7 @@ from avb_jax.evaluation import (
     linear_probe_accuracy,
     unit_activities,
 )
+from avb_jax.evaluation import entries as entries_of
 from avb_jax.types import Encoding, Gaussian
 
 N = 2000
@@ -108,3 +109,26 @@ def test_the_entries_of_an_evaluation():
     assert values["active_units"] == 2.0 and values["probe_accuracy"] > 0.9
     gain = values["rate"] - values["aggregate_kl"]
     assert values["mutual_information"] == pytest.approx(gain, abs=1e-6)
+
+
+def test_a_probe_needs_a_class_of_as_many_as_there_are_folds():
+    for labels, probed in ((np.arange(20) // 4, False), (np.arange(20) // 5, True)):
+        entries = avb.evaluation.evaluate(
+            model(), PARAMS, np.asarray(X[:20]), labels=labels, progress=False,
+            settings=EvaluationSettings(methods=("latent",), fit_steps=0),
+        )  # fmt: skip
+        assert ("probe_accuracy" in [entry["name"] for entry in entries]) == probed
+
+
+def test_draws_of_one_x_are_not_counted_as_many(monkeypatch):
+    """The standard error of KL(q(z)‖p(z)) is over the x, of which each has 500 draws here."""
+    monkeypatch.setattr(
+        entries_of, "aggregate_kl", lambda model, params, key, x, draws, **_: np.arange(2000) % 4
+    )
+    settings = EvaluationSettings(methods=("latent",), fit_steps=1)
+    entries = avb.evaluation.evaluate(
+        model(), PARAMS, np.asarray(X[:4]), settings=settings, progress=False
+    )
+    (entry,) = (e for e in entries if e["name"] == "aggregate_kl")
+    assert entry["n"] == 4 and entry["value"] == 1.5
+    assert entry["stderr"] == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2.0)
