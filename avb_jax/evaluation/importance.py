@@ -34,7 +34,9 @@ from avb_jax.evaluation.weights import (
 )
 from avb_jax.types import Array, Key, Tree
 
-NUM_FIT = 256  # draws of q(z|x) that the proposal is fitted to; half as many of its own refit it
+# Draws of q(z|x) that the proposal is fitted to, or FIT_PER_DIM D if those are more; half as many
+# of its own refit it.
+LEAST_FIT, FIT_PER_DIM = 256, 32
 NUM_REFITS = 4
 BLOCK_SIZE = 20  # draws for each x that are decoded at once
 
@@ -58,7 +60,7 @@ def importance_log_likelihood(
     x: Array,
     *,
     num_samples: int = 1000,
-    num_fit: int = NUM_FIT,
+    num_fit: int | None = None,
     num_refits: int = NUM_REFITS,
     inflation: float = INFLATION,
     degrees_of_freedom: int | float = DEGREES_OF_FREEDOM,
@@ -80,7 +82,7 @@ def importance_log_likelihood(
         key: the same key gives the same draws, whatever `block_size` is.
         x: [B, ...].
         num_samples: S, draws of the proposal for each x.
-        num_fit: M, draws of q(z|x) that the proposal is fitted to.
+        num_fit: M, draws of q(z|x) that the proposal is fitted to; max(256, 32 D) where unset.
         num_refits: times that it is fitted to M/2 weighted draws of its own; see `refit_proposal`.
         inflation: factor on the proposal's scale.
         degrees_of_freedom: of the proposal, an int; `math.inf` for a Gaussian.
@@ -89,6 +91,8 @@ def importance_log_likelihood(
     Raises:
         ValueError: if a count is below 1, `num_refits` is below 0, or as `fit_proposal`.
     """
+    if num_fit is None:
+        num_fit = _enough_to_fit(model, params, x)
     check_counts(num_samples=num_samples, num_fit=num_fit, block_size=block_size)
     if num_refits < 0:
         raise ValueError(f"num_refits was {num_refits}; allowed is 0 or more")
@@ -97,8 +101,13 @@ def importance_log_likelihood(
     return mean_weight(log_weights, num_samples, block_size)
 
 
+def _enough_to_fit(model: Any, params: Tree, x: Array) -> int:
+    draw = partial(model.sample_posterior, params, jax.random.key(0), x, 1)
+    return max(LEAST_FIT, FIT_PER_DIM * jax.eval_shape(draw).shape[-1])
+
+
 class _Settings(NamedTuple):
-    num_fit: int = NUM_FIT
+    num_fit: int
     num_refits: int = NUM_REFITS
     inflation: float = INFLATION
     degrees_of_freedom: int | float = DEGREES_OF_FREEDOM
@@ -188,7 +197,8 @@ def _evaluate_batch(
 
     def evaluate(i: Array, image: Array) -> Array:
         of_image = jax.random.fold_in(key, i)
-        log_weights = _log_weights(model, params, of_image, image[None], _Settings())
+        settings = _Settings(_enough_to_fit(model, params, image[None]))
+        log_weights = _log_weights(model, params, of_image, image[None], settings)
         return in_blocks(log_weights, num_samples, BLOCK_SIZE)[:, 0]
 
     log_w = jax.vmap(evaluate)(index, x)

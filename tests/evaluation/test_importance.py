@@ -181,6 +181,19 @@ def test_refits_make_up_for_the_encoder(key, encoder):
     assert share(encoder, 4) > 0.85 * exact > share(encoder, 0)
 
 
+@pytest.mark.parametrize(("dim", "draws"), [(3, 256), (32, 1024)])
+def test_a_proposal_is_fitted_to_more_draws_in_more_dimensions(key, dim, draws):
+    """max(256, 32 D) of them; in 32 dimensions the effective sample size is half as large again."""
+    params = make_params(dim=dim, event=40)
+    x, options = make_images(params, 5), {"num_samples": 200}
+    found = importance_log_likelihood(LinearGaussian(dim), params, key, x, **options)
+    told = importance_log_likelihood(LinearGaussian(dim), params, key, x, num_fit=draws, **options)
+    np.testing.assert_array_equal(found.log_likelihood, told.log_likelihood)
+    if draws > 256:
+        few = importance_log_likelihood(LinearGaussian(dim), params, key, x, num_fit=256, **options)
+        assert np.mean(found.effective_sample_size) > 1.5 * np.mean(few.effective_sample_size)
+
+
 def test_draws_are_independent(key):
     """The variance of log ŵ is 1/ESS − 1/S to first order: within 30%, over 1,000 images."""
     model, params = LinearGaussian(), make_params(EXACT)
