@@ -37,7 +37,6 @@ def claimed(
     _check(workdir, config, shape, resume)  # before anything is made there
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / LOCK).touch()
     with locked(workdir):
         _check(workdir, config, shape, resume)  # another process may have come between
         with writing(workdir):
@@ -96,7 +95,9 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
         ValueError: if another one does.
     """
-    with open(workdir / LOCK, "a+") as file:
+    with writing(workdir):
+        file = open(workdir / LOCK, "a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

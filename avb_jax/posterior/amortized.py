@@ -32,7 +32,9 @@ def _row_density(log_joint: Callable, dim: int, x: Array, w: Array) -> Array:
     return Coordinates.at(unit, partial(log_joint, x), STEEPEST).log_density(w)
 
 
-def _build(of_row: Callable, standardise: Callable, dim: int, features: int, settings: Settings):
+def _build(
+    of_row: Callable, standardise: Callable, dim: int, features: int, settings: Settings
+) -> Model:
     """The engine's model of q(w|x), x [B, F], of the density of one row, as the data have it."""
     trunk = Trunk(dim, 4 * settings.width, 2, refinements=1, refinement_width=2 * settings.width)
     sampler = Sampler(settings.width, settings.depth)

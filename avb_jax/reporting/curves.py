@@ -76,6 +76,6 @@ def draw_line(axes: "Axes", at: np.ndarray, values: np.ndarray, colour: str) -> 
     axes.plot(at, values, color=colour, lw=0.8, alpha=0.4)
     smooth = np.convolve(values, np.full(window, 1.0 / window), mode="valid")
     axes.plot(at[window // 2 :][: len(smooth)], smooth, color=colour, lw=1.6)
-    # In a long run the first at are far off and would flatten all the others.
+    # In a long run the first steps are far off and would flatten all the others.
     low, high = np.quantile(values, [0.02, 0.98])
     return float(low), float(high)
