@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats.multivariate_normal import logpdf
 
-from avb_jax.evaluation import (
-    evaluate_log_likelihood,
-    importance_log_likelihood,
-    pareto_k,
-)
-from avb_jax.evaluation.weights import mean_weight
+from avb_jax.evaluation import evaluate_log_likelihood, importance_log_likelihood
 from avb_jax.types import Params
 
 LOG_2PI = math.log(2 * math.pi)
@@ -234,17 +229,6 @@ def test_blocks_do_not_matter(key):
     np.testing.assert_allclose(found.effective_sample_size, whole.effective_sample_size, rtol=1e-4)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 3, 9])
-def test_mean_weight_survives_zero_and_extreme_weights(block_size):
-    zero = -jnp.inf
-    log_w = jnp.array([[zero, zero], [zero, zero], [900.0, zero], [zero, zero], [902.0, zero]])
-    result = mean_weight(lambda index: log_w[index], 5, block_size)
-    expected = 902.0 + math.log((1 + math.exp(-2)) / 5)
-    np.testing.assert_allclose(result.log_likelihood, [expected, -np.inf], rtol=1e-6)
-    expected = (1 + math.exp(-2)) ** 2 / (1 + math.exp(-4))
-    np.testing.assert_allclose(result.effective_sample_size, [expected, np.nan], rtol=1e-6)
-
-
 def test_ragged_test_set_in_one_compilation(key, capsys):
     """Each image has its own key's result, in whatever batch; the bar shows the running means."""
     traces = []
@@ -268,19 +252,6 @@ def test_ragged_test_set_in_one_compilation(key, capsys):
         np.testing.assert_array_equal(found[:3], first[name])
         if name in last._fields:
             np.testing.assert_allclose(found[6:], getattr(last, name), rtol=1e-4)
-
-
-def test_pareto_k_is_the_tail_of_the_weights(key):
-    """Weights U^-k are Pareto with shape k: k̂ within 0.1 over 10,000; bounded weights have k < 0.
-
-    Its standard error is near (1 + k)/√300, for 3 √S of them make the tail.
-    """
-    uniform = jax.random.uniform(key, (3, 10_000), minval=1e-7)
-    shapes = jnp.array([0.2, 0.5, 0.9])
-    found = pareto_k(-shapes[:, None] * jnp.log(uniform))
-    np.testing.assert_allclose(found, shapes, atol=4 * 1.9 / 300**0.5)
-    assert pareto_k(uniform[:1])[0] < 0.2
-    assert pareto_k(jnp.zeros((1, 10)))[0] == np.inf
 
 
 @pytest.mark.parametrize(
