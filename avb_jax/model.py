@@ -131,7 +131,7 @@ class Model(NamedTuple):
         return self.log_ratio(params, view, z_tilde) + log_r
 
     def critic(self, params: Params, key: Key, x: Array, z: Array) -> Array:
-        """T_ψ(x, z) = log q̂(z|x) − 1, the critic of the source text: [S, B]."""
+        """T_ψ(x, z) = log q̂(z|x) − 1: [S, B]."""
         return self.log_posterior_estimate(params, key, x, z) - 1.0
 
 

@@ -3,7 +3,7 @@
     python benchmarks/streaming.py --what=speed    # some 10 minutes on two cores
     python benchmarks/streaming.py --what=memory   # some 10 minutes on two cores
 
-`speed` trains the main job's model on MNIST, its images in memory and streamed, in turn, and
+`speed` trains the model of `avb.Config()` on MNIST, its images in memory and streamed, in turn, and
 prints the ratio of the medians; above 0.9 is expected. `memory` trains a small model for one epoch
 of two million images that are made on the fly, and draws the resident memory of all its processes:
 flat, after the start. Results are left in --output, as JSON and a figure.

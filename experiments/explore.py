@@ -4,7 +4,7 @@
 
 prints its address: sliders over z and what it decodes to, draws of q(z|x) of a test image, and
 those of the Gaussian of the same moments, and of the run in WORKDIR/gaussian where there is one.
-It needs Panel: pip install 'avb_jax[explore]'.
+It needs Panel: pip install -e ".[explore]".
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def main() -> None:
         from avb_jax.explorer.page import build_page
     except ImportError as error:
         raise ValueError(
-            f"explore needs Panel ({error}); pip install 'avb_jax[explore]' brings it"
+            f"explore needs Panel ({error}); pip install -e '.[explore]' brings it"
         ) from None
     workdir, port = Path(flags.FLAGS.workdir), flags.FLAGS.port
     run, beside = avb.load(workdir), workdir / "gaussian"

@@ -1,7 +1,7 @@
 """Fashion-MNIST, clothes of 28 × 28, binarised as MNIST is, by the code of experiments/mnist.py.
 
     python experiments/fashion_mnist.py --data_dir=DIR
-    python experiments/fashion_mnist.py --data_dir=DIR --latent_dim=32 --posteriors=avb,iaf
+    python experiments/fashion_mnist.py --data_dir=DIR --latent_dim=32 --workdir=runs/fashion-d32
 
 The flags, run times and files are those of experiments/mnist.py, in runs/fashion_mnist.
 """

@@ -1,17 +1,18 @@
 """MNIST: AVB against Gaussian and flow posteriors, the same decoder, steps and evaluation for all.
 
-    python experiments/mnist.py --data_dir=DIR                              # D = 8, dynamic
-    python experiments/mnist.py --data_dir=DIR --latent_dim=32 --binarization=static
+    python experiments/mnist.py --data_dir=DIR                         # D = 8, dynamic
+    python experiments/mnist.py --data_dir=DIR --latent_dim=32 --workdir=runs/d32
+    python experiments/mnist.py --data_dir=DIR --binarization=static --workdir=runs/static
     python experiments/mnist.py --data_dir=DIR --sweep=seed=0,1,2 --posteriors=avb,gaussian-full
-    python experiments/mnist.py --data_dir=DIR --scale=paper                # a GPU's work
+    python experiments/mnist.py --data_dir=DIR --scale=paper --workdir=runs/paper   # a GPU's work
 
 trains each posterior into runs/mnist/POSTERIOR and writes sweep.jsonl, sweep.md and pace.png (what
 each had learned after how many minutes). On two cores a model of --scale=laptop trains for some 28
 minutes with AVB, by the time of its step, and for some 13 with a Gaussian on one core. Importance
 sampling with --evaluation_samples=250 takes 15 to 30 minutes of one core beside other jobs; the
 default of 1,000 decodes twice as many draws. The paper's log p(x) by AIS: ~−91.2 by AVB and ~−89.6
-by AVB+AC with D = 8 (from memory), −80.2 by AVB+AC and −79.1 by VAE+IAF with D = 32. At D = 32 AVB
-makes 20 steps a second on one core, and the others 45 to 60. What was measured here stands in
+by AVB+AC with D = 8 (neither checked), −80.2 by AVB+AC and −79.1 by VAE+IAF with D = 32. At D = 32
+AVB makes 20 steps a second on one core, and the others 45 to 60. What was measured here stands in
 docs/results.md.
 """
 

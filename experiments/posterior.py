@@ -3,13 +3,15 @@
     python experiments/posterior.py --target=banana
     python experiments/posterior.py --target=all --posteriordb=DIR
 
-writes posterior.jsonl (one fit a line; one that is there is not made again), posterior.md,
-summary.md (C2ST alone), a figure of each target's marginals and pairs, and the draws it is made of,
-into --workdir. Errors are the largest over parameters, in standard deviations of the reference:
-exact draws, or posteriordb's. C2ST is 0.5 where a classifier cannot tell draws from the reference.
-AVB is given twice: with the Hamiltonian transitions that end its sampler, and without. A fit of it
-takes half a minute to two minutes on two cores, all of them half an hour. Its C2ST must be at most
-0.52, its errors on posteriordb's at most 0.1 (means), 0.07 (spreads) and 0.15 (quantiles).
+DIR holds posteriordb's files of data and of reference draws as NAME.data.json.zip and
+NAME.draws.json.zip. The command writes posterior.jsonl (one fit a line; one that is there is not
+made again), posterior.md, summary.md (C2ST alone), a figure of each target's marginals and pairs,
+and the draws it is made of, into --workdir. Errors are the largest over parameters, in standard
+deviations of the reference: exact draws, or posteriordb's. C2ST is 0.5 where a classifier cannot
+tell draws from the reference. AVB is given twice: with the Hamiltonian transitions that end its
+sampler, and without. A fit of it takes half a minute to two minutes on two cores, all of them half
+an hour. Its C2ST must be at most 0.52, its errors on posteriordb's at most 0.1 (means), 0.07
+(spreads) and 0.15 (quantiles).
 """
 
 import time

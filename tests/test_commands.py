@@ -162,7 +162,7 @@ def test_tensorboard_without_tensorboardx(command_environment, tmp_path):
         command_environment | {"PYTHONPATH": hidden},
         "train", "--tensorboard", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
-    assert result.returncode == 2 and "pip install 'avb_jax[tensorboard]'" in result.stderr
+    assert result.returncode == 2 and "pip install -e '.[tensorboard]'" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
 
 

@@ -72,7 +72,7 @@ def start_exploring(start_process, *arguments):
 def test_without_panel_there_is_a_sentence(start_process, tmp_path):
     process = start_exploring(start_process, f"--workdir={tmp_path}", "--without")
     _, complaint = process.communicate(timeout=120)
-    assert process.returncode == 2 and "pip install 'avb_jax[explore]'" in complaint
+    assert process.returncode == 2 and "pip install -e '.[explore]'" in complaint
     assert len(complaint.strip().splitlines()) == 1
 
 

@@ -76,7 +76,7 @@ def test_as_written_has_its_optimum_at_zero_whatever_q_is(location, scale):
     with jax.enable_x64(True):
         slope = jax.grad(expected_loss, argnums=1)
         at_zero = slope("exp_as_written", np.zeros_like(GRID), q)
-        claimed = log_q - 1.0  # the optimum that the source text claims
+        claimed = log_q - 1.0  # the optimum that is claimed for it
         at_claimed = slope("exp_as_written", claimed, q)
         of_r = jax.grad(lambda s: jnp.sum(objectives.critic_loss("exp_as_written", claimed, s)))
         np.testing.assert_array_equal(of_r(claimed), 0.0)

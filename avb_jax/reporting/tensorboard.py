@@ -28,7 +28,7 @@ class TensorBoardWriter:
         except ImportError:
             raise ValueError(
                 "tensorboard was given, and tensorboardX is not installed; "
-                "pip install 'avb_jax[tensorboard]' brings it"
+                "pip install -e '.[tensorboard]' brings it"
             ) from None
         self._open = partial(SummaryWriter, os.fspath(directory))
         self._writer: SummaryWriter | None = None
