@@ -8,7 +8,8 @@ there is no moment, and no signal, at which a checkpoint exists without them.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from logging import INFO, LogRecord
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,7 @@ class Checkpoints:
 
         Raises:
             ValueError: `step` is below the newest checkpoint's.
+            OSError: what is to be written cannot be.
         """
         import orbax.checkpoint as ocp
 
@@ -78,12 +80,14 @@ class Checkpoints:
         described = {name: describe(leaf) for name, leaf in leaves.items()}
         about = {_FORMAT: _NEWEST_FORMAT, **described}
         item = ocp.args.StandardSave(leaves, custom_metadata=about)
-        self._manager.save(step, args=ocp.args.Composite(**{_ITEM: item}), force=True)
+        with _storage_errors():
+            self._manager.save(step, args=ocp.args.Composite(**{_ITEM: item}), force=True)
 
     def wait(self) -> None:
         """Returns when the last save is durable; raises what it raised."""
         if self._manager is not None:
-            self._manager.wait_until_finished()
+            with _storage_errors():
+                self._manager.wait_until_finished()
 
     def steps(self) -> list[int]:
         """The steps saved so far, in ascending order, those damaged and not yet found included."""
@@ -121,7 +125,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save and ends the threads behind it."""
         if self._manager is not None:
-            self._manager.close()
+            with _storage_errors():
+                self._manager.close()
             self._manager = None
 
     def __enter__(self) -> "Checkpoints":
@@ -129,7 +134,9 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         # A save that waits for a process that is gone would never end.
-        if kind is not PeerLost:
+        if kind is PeerLost:
+            return
+        with suppress(OSError) if kind else nullcontext():  # it has been raised already
             self.close()
 
     def _path(self, step: int) -> Path:
@@ -203,6 +210,15 @@ def _open_manager(directory: Path, keep: int) -> "ocp.CheckpointManager":
         lightweight_initialize=True,
     )
     return ocp.CheckpointManager(directory, handler_registry=registry, options=options)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Makes OSErrors of what TensorStore raises where it cannot write: ValueErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _write_digests(directory: Path) -> None:

@@ -5,9 +5,10 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from avb_jax.options import define_flags
 from avb_jax.reporting.tensorboard import TensorBoardWriter
 from avb_jax.run import Run
 from avb_jax.training import train
-from avb_jax.workdir import Preempted, writing
+from avb_jax.workdir import Preempted, locked, writing
 
 EVALUATION_SEED = 1701_04722  # every run is evaluated on the same binarised images
 FIGURE_IMAGES = 2000
@@ -62,6 +63,8 @@ def run_command(main: Callable[..., None], arguments: bool = False) -> None:
     except (ValueError, FloatingPointError) as error:
         if not _is_ours(error):
             raise
+        _fail(error)
+    except OSError as error:  # a full disk, a directory that is a file
         _fail(error)
 
 
@@ -142,8 +145,19 @@ def evaluate(
 ) -> list[dict]:
     """Evaluates a run; `evaluation.json` keeps what it says of other splits and other methods.
 
-    Killed in the middle, and run again with the same flags, it goes on.
+    Killed in the middle, and run again with the same flags, it goes on. What was said of the run
+    when it had taken fewer steps is dropped.
+
+    Raises:
+        ValueError: if another process evaluates the run.
     """
+    with locked(workdir, "evaluating"):
+        return _evaluate(run, dataset, workdir, settings, split)
+
+
+def _evaluate(
+    run: Run, dataset: Dataset, workdir: Path, settings: EvaluationSettings, split: str
+) -> list[dict]:
     of_split = getattr(dataset, split)
     folder = workdir / f"evaluation-{split}"
     entries = evaluation.evaluate(
@@ -161,7 +175,7 @@ def evaluate(
     path = workdir / "evaluation.json"
     kept = reporting.read_evaluation(path) if path.exists() else []
     known = {_measured(entry) for entry in entries}
-    kept = [entry for entry in kept if _measured(entry) not in known]
+    kept = [e for e in kept if e.get("step") == run.step and _measured(e) not in known]
     reporting.write_evaluation(path, kept + entries)
     shutil.rmtree(folder, ignore_errors=True)
     return entries
@@ -212,16 +226,27 @@ def train_and_evaluate(
 
 
 def measure_cases(
-    path: Path, cases: Sequence[dict], measure: Callable[[dict], dict], line: Callable[[dict], str]
+    path: Path,
+    cases: Sequence[dict],
+    measure: Callable[[dict], dict],
+    line: Callable[[dict], str],
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict]:
     """The rows of a JSON-lines file, with a new one for each case that it does not hold yet.
 
-    A row is its case and what `measure` adds to it, written and printed as soon as it is there.
+    A row is its case, the settings that all cases are measured by, and what `measure` adds,
+    written and printed as soon as it is there. It takes the place of a row by other settings.
+
+    Raises:
+        ValueError: if another process measures there.
     """
-    rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-    todo = [case for case in cases if not any(case.items() <= row.items() for row in rows)]
-    for number, case in enumerate(todo, start=1):
-        rows.append(plain(measure(case)))
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        print(f"{number}/{len(todo)} {line(rows[-1])}", flush=True)
+    with locked(path.parent, "measuring"):
+        rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
+        known = [row for row in rows if {**row, **(settings or {})} == row]
+        todo = [case for case in cases if not any(case.items() <= row.items() for row in known)]
+        for number, case in enumerate(todo, start=1):
+            row = plain({**measure(case), **(settings or {})})
+            rows = [other for other in rows if not case.items() <= other.items()] + [row]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            print(f"{number}/{len(todo)} {line(row)}", flush=True)
     return rows

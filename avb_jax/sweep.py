@@ -58,9 +58,12 @@ def sweep(
         posteriors: those of `define_sweep_flags`.
 
     Raises:
-        ValueError: for a flag that does not exist, or a value that it does not take.
+        ValueError: for a flag that does not exist, or a value that it does not take; or with
+            `--distributed`.
         FloatingPointError: where every run diverged.
     """
+    if flags.FLAGS.distributed:
+        raise ValueError("distributed was given with a sweep; allowed is a single run of train.py")
     runs = _runs(config, posteriors or {"": {}})
     cases = [_case(name, label, config) for name, (label, config) in runs.items()]
 
@@ -74,7 +77,14 @@ def sweep(
         metrics = reporting.read_metrics(folder / "metrics.jsonl")
         return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
 
-    rows = experiment.measure_cases(workdir / "sweep.jsonl", cases, measure, reporting.sweep_line)
+    told = ("evaluation_images", "evaluation_samples", "critic_fit_steps")
+    rows = experiment.measure_cases(
+        workdir / "sweep.jsonl",
+        cases,
+        measure,
+        reporting.sweep_line,
+        {name: flags.FLAGS[name].value for name in told},
+    )
     write_atomically(workdir / "sweep.md", reporting.sweep_table(rows).encode())
     rows = [row for row in rows if row["run"] in runs]
     if all("diverged" in row for row in rows):

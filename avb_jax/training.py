@@ -128,7 +128,7 @@ def _train(
                     if last or stopping:
                         checkpoints.wait()
                 saving.restart()
-            if stopping and not last:
+            if stopping:
                 raise Preempted(
                     f"stopped by SIGTERM at step {done} of {config.num_steps}, which is saved "
                     f"in {workdir}; the same command goes on from there"

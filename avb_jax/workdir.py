@@ -11,7 +11,7 @@ from pathlib import Path
 from avb_jax.config import Config, load_config
 from avb_jax.files import write_atomically
 
-LOCK = "training.lock"
+LOCK = ".lock"
 
 
 class Preempted(Exception):
@@ -35,9 +35,7 @@ def claimed(
     """
     shape = " ".join(map(str, event_shape))
     _check(workdir, config, shape, resume)  # before anything is made there
-    with writing(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir):
+    with locked(workdir, "training"):
         _check(workdir, config, shape, resume)  # another process may have come between
         with writing(workdir):
             write_atomically(workdir / "config.json", config.to_json().encode())
@@ -89,21 +87,24 @@ def _holds_files(workdir: Path) -> bool:
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Within it no other process trains in `workdir`; a process that dies leaves no lock behind.
+def locked(workdir: Path, doing: str) -> Iterator[None]:
+    """Within it no other process is `doing` the same in `workdir`, which is made if missing.
+
+    A process that dies leaves no lock behind.
 
     Raises:
-        ValueError: if another one does.
+        ValueError: if another one is.
     """
     with writing(workdir):
-        file = open(workdir / LOCK, "a+")
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / f"{doing}{LOCK}", "a+")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             raise ValueError(
-                f"workdir was {workdir}, where process {file.read() or 'unknown'} is training; "
+                f"workdir was {workdir}, where process {file.read() or 'unknown'} is {doing}; "
                 "wait for it, or choose another --workdir"
             ) from None
         file.truncate(0)

@@ -32,7 +32,7 @@ flags.DEFINE_integer("num_draws", 100, "L, of each posterior", lower_bound=1)
 flags.DEFINE_integer("num_rows", 20_000, "data sets that the network is fitted to", lower_bound=1)
 flags.DEFINE_integer("num_steps", posterior.Settings().num_steps, "of AVB", lower_bound=1)
 flags.DEFINE_integer("transitions", AMORTIZED.transitions, "Hamiltonian; 0: none", lower_bound=0)
-flags.DEFINE_integer("seed", 0, "of data and fit")
+flags.DEFINE_integer("seed", 0, "of data and fit", lower_bound=0, upper_bound=2**32 - 1)
 flags.DEFINE_string("workdir", "runs/calibration", "where the ranks go")
 
 

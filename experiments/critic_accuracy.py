@@ -30,7 +30,7 @@ flags.DEFINE_list("dims", ["1", "2", "4", "8", "16", "32"], "D, dimensions of z"
 flags.DEFINE_list("contrasts", ["flow"], f"of {', '.join(FIT_CONTRASTS)}; each where it applies")
 flags.DEFINE_list("losses", ["logistic"], f"of {', '.join(CRITIC_LOSSES)}")
 flags.DEFINE_enum("given", "both", ["nothing", "x", "both"], "q(z), q(z|x), or both")
-flags.DEFINE_integer("seed", 0, "of samplers and fits", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "of samplers and fits", lower_bound=0, upper_bound=2**32 - 1)
 flags.DEFINE_string("workdir", "runs/critic_accuracy", "where the table goes")
 
 
@@ -86,6 +86,11 @@ def cases() -> list[dict]:
         if contrast != ("moments" if with_x else "learned"):
             row = (sampler, with_x, dim, contrast, loss, values.seed)
             found.append(dict(zip(IDENTITY, row, strict=True)))
+    if not found:
+        raise ValueError(
+            "samplers, dims, contrasts and losses left nothing to fit; allowed is one of each at "
+            "least, and moments without x, learned with it"
+        )
     return found
 
 

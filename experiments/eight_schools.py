@@ -190,7 +190,11 @@ def main() -> None:
     workdir, version = Path(flags.FLAGS.workdir), flags.FLAGS.version
     versions = list(VERSIONS) if version == "both" else [version]
     rows = experiment.measure_cases(
-        workdir / "eight_schools.jsonl", cases(versions), measure, reporting.schools_line
+        workdir / "eight_schools.jsonl",
+        cases(versions),
+        measure,
+        reporting.schools_line,
+        {"num_steps": flags.FLAGS.num_steps},
     )
     table = reporting.schools_table(rows)
     write_atomically(workdir / "eight_schools.md", table.encode())

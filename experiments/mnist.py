@@ -61,6 +61,7 @@ PAPER: dict[str, Any] = {
     "learning_rate": 1e-4,
     "critic_learning_rate": 1e-4,
     "decoder_samples": 1,
+    "ema_decay": 0.0,
     "num_steps": 500_000,
 }
 SCALES = {"laptop": LAPTOP, "paper": PAPER}
@@ -91,8 +92,8 @@ def main() -> None:
     print(f"{config.dataset}, D = {config.latent_dim}, binarisation {config.binarization}")
     print(reporting.sweep_table(rows), end="")
     print(f"figure: {reporting.draw_pace(rows, workdir, workdir / 'pace.png')}")
-    if config.latent_dim == 2:
-        print(f"figure: {reporting.draw_latent_spaces(rows, workdir, workdir / 'latent.png')}")
+    if planes := [row for row in rows if row["config"].get("latent_dim") == 2]:
+        print(f"figure: {reporting.draw_latent_spaces(planes, workdir, workdir / 'latent.png')}")
 
 
 if __name__ == "__main__":

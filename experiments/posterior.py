@@ -24,7 +24,7 @@ import numpyro.distributions as dist
 from absl import flags
 from numpyro.distributions import constraints
 from posteriors.methods import METHODS, draw, largest_errors
-from posteriors.reference_models import REFERENCES, flatten, load
+from posteriors.reference_models import REFERENCES, files, flatten, load
 from posteriors.shapes import SHAPES, kl_on_grid
 
 from avb_jax import experiment, posterior, reporting
@@ -112,6 +112,8 @@ def cases() -> list[dict]:
     values = flags.FLAGS
     check_choices("target", targets(), TARGETS)
     check_choices("methods", values.methods, METHODS)
+    for name in set(targets()) & set(REFERENCES):  # before hours of the others
+        files(name, values.posteriordb)
     return [
         {"target": target, "method": method, "seed": seed}
         for target in targets()
@@ -123,7 +125,11 @@ def cases() -> list[dict]:
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     rows = experiment.measure_cases(
-        workdir / "posterior.jsonl", cases(), measure, reporting.posterior_line
+        workdir / "posterior.jsonl",
+        cases(),
+        measure,
+        reporting.posterior_line,
+        {"num_steps": flags.FLAGS.num_steps, "num_draws": flags.FLAGS.num_draws},
     )
     summary, table = reporting.posterior_summary(rows), reporting.posterior_table(rows)
     write_atomically(workdir / "summary.md", summary.encode())

@@ -19,7 +19,7 @@ from avb_jax import experiment, reporting
 flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 flags.DEFINE_string("output", None, "path without suffix (unset: WORKDIR/samples)")
 flags.DEFINE_integer("num_samples", 64, "images to draw", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0, upper_bound=2**32 - 1)
 
 
 def main() -> None:

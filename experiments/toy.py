@@ -75,8 +75,8 @@ def main() -> None:
     for row in rows:
         if line := reporting.bracket_line(row["evaluation"]):
             print(f"{row['run']}: {line}")
-    if config.latent_dim == 2:
-        print(f"figure: {reporting.draw_latent_spaces(rows, workdir, workdir / 'latent.png')}")
+    if planes := [row for row in rows if row["config"].get("latent_dim") == 2]:
+        print(f"figure: {reporting.draw_latent_spaces(planes, workdir, workdir / 'latent.png')}")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ def main() -> None:
     config = from_flags(avb.Config, flags.FLAGS)
     if flags.FLAGS.compare and config.encoder == "gaussian":
         raise ValueError("compare was given with encoder 'gaussian'; allowed is any other")
-    several = [name for name in ("compare", "sweep") if flags.FLAGS[name].value]
-    if several and flags.FLAGS.distributed or len(several) > 1:
-        given = "distributed" if flags.FLAGS.distributed else several[1]
-        raise ValueError(f"{several[0]} was given with {given}; allowed is one of them")
+    several = [name for name in ("compare", "sweep", "distributed") if flags.FLAGS[name].value]
+    if len(several) > 1:
+        raise ValueError(f"{several[0]} was given with {several[1]}; allowed is one of them")
     workdir = experiment.workdir_of_flags(config)
     if flags.FLAGS.sweep:
         rows = sweeps.sweep(config, workdir, experiment.evaluation_settings())

@@ -175,6 +175,21 @@ def test_images_of_the_users_own_that_do_not_fit(command_environment, tmp_path):
     assert result.returncode == 2 and "[0, 255]" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "name, arguments, named",
+    [
+        ("sample", ["--workdir={run}", "--output=/proc/none/here"], "/proc/none"),
+        ("calibration", ["--seed=-1"], "seed"),
+        ("critic_accuracy", ["--contrasts=moments", "--given=x"], "left nothing to fit"),
+        ("posterior", ["--target=all", "--posteriordb=nowhere"], "nowhere"),
+    ],
+)
+def test_each_command_answers_in_one_sentence(name, arguments, named, trained, command_environment):
+    result = command(command_environment, name, *(a.format(run=trained[0]) for a in arguments))
+    assert result.returncode == 2 and named in result.stderr, result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
 def test_a_workdir_without_a_run(command_environment, tmp_path):
     for name in ("evaluate", "sample", "export"):
         result = command(command_environment, name, f"--workdir={tmp_path / 'nothing'}")

@@ -12,6 +12,8 @@ from absl import flags
 
 import avb_jax as avb
 from avb_jax import sweep
+from avb_jax.config import parse_config
+from avb_jax.evaluation import EvaluationSettings
 from avb_jax.reporting import sweep_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +101,16 @@ def test_a_setting_that_is_swept_takes_the_place_of_the_posteriors_own(monkeypat
     assert [config.refinement_steps for _, config in runs.values()] == [0, 1]
 
 
+def test_a_sweep_is_no_run_of_several_processes(monkeypatch, tmp_path):
+    given = flags.FlagValues()
+    flags.DEFINE_bool("distributed", True, "", flag_values=given)
+    given(["sweep"])
+    monkeypatch.setattr(flags, "FLAGS", given)
+    with pytest.raises(ValueError, match="distributed was given with a sweep; allowed is a single"):
+        sweep.sweep(avb.Config(), tmp_path / "runs", EvaluationSettings())
+    assert not (tmp_path / "runs").exists()
+
+
 def row(label, seed, *entries):
     names = ("name", "kind", "value", "n")
     evaluation = [dict(zip(names, entry, strict=True)) for entry in entries]
@@ -121,13 +133,40 @@ def test_the_table_has_means_over_seeds_of_the_tightest_bounds():
     assert lines[3] == "| b | 1 |  | −7.000 |  | 1.5 |"
 
 
-def test_the_papers_networks_train_for_a_few_steps(monkeypatch):
-    """`--scale=paper` of experiments/mnist.py: its step is compiled, and its losses are finite."""
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import mnist
+def test_the_table_has_a_line_for_each_configuration_and_each_seed_once():
+    entry = ("log_likelihood", "lower bound", -2.0, 10)
+    plain, named = (row("a", 0, entry) | {"run": name} for name in ("a", "a-seed=0"))
+    other = row("a", 1, ("log_likelihood", "lower bound", -8.0, 10)) | {"config": {"width": 8}}
+    lines = sweep_table([plain, named, other]).splitlines()
+    assert lines[2:] == ["| a | 1 | −2.000 | 1.5 |", "| a | 1 | −8.000 | 1.5 |"]
 
-    changes = {**mnist.PAPER, "batch_size": 4, "num_steps": 2}
-    config = avb.Config(dataset="mnist", latent_dim=8, **changes)
+
+def test_other_splits_have_no_part_in_the_table():
+    told = row("a", 0, ("log_likelihood", "lower bound", -2.0, 10), ("elbo", "estimate", -1.0, 60))
+    for entry, split in zip(told["evaluation"], ("test", "train"), strict=True):
+        entry["split"] = split
+    assert sweep_table([told]).splitlines()[2] == "| a | 1 | −2.000 | 1.5 |"
+
+
+CONFIG = """
+import sys
+from absl import flags
+sys.path.insert(0, "experiments")
+import mnist
+mnist.define_flags("mnist")
+flags.FLAGS(sys.argv)
+print(mnist.config_of_flags().to_json())
+"""
+
+
+def test_the_papers_networks_train_for_a_few_steps(command_environment):
+    """`--scale=paper` of experiments/mnist.py: its step is compiled, and its losses are finite."""
+    told = subprocess.run(
+        [sys.executable, "-c", CONFIG, "--scale=paper", "--batch_size=4", "--num_steps=2"],
+        capture_output=True, text=True, check=True, env=command_environment, cwd=ROOT,
+    )  # fmt: skip
+    config = parse_config(told.stdout, "what was printed")
+    assert (config.ema_decay, config.width, config.latent_dim) == (0.0, 300, 8)
     model = avb.build_model(config, (28, 28, 1))
     optimizers = avb.build_optimizers(config)
     state = avb.init_state(model, optimizers, jax.random.key(0))

@@ -4,8 +4,11 @@ import dataclasses
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,8 +16,9 @@ import numpy as np
 import pytest
 
 import avb_jax as avb
+from avb_jax import experiment
 from avb_jax import workdir as workdir_of_runs
-from avb_jax.workdir import locked, sigterm_noticed
+from avb_jax.workdir import Preempted, locked, sigterm_noticed
 
 
 def config_of(num_steps: int, **changes) -> avb.Config:
@@ -54,7 +58,7 @@ def test_sigterm_saves_says_how_to_go_on_and_is_no_failure(start_training, tmp_p
 
 def test_one_process_at_a_time_trains_in_a_directory(start_training, tmp_path):
     avb.train(config_of(10), tmp_path / "run")
-    with locked(tmp_path / "run"):
+    with locked(tmp_path / "run", "training"):
         process = start_training(config_of(10), tmp_path / "run")
         _, complaint = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in complaint
@@ -87,11 +91,24 @@ def test_an_error_of_the_callers_own_is_not_the_directorys(tmp_path):
         avb.train(config_of(10), tmp_path / "run", on_metrics=on_metrics)
 
 
+def test_sigterm_during_the_last_steps_is_heard(tmp_path):
+    """What follows training would not be asked again."""
+
+    def on_metrics(step, metrics):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="stopped by SIGTERM at step 10 of 10, which is saved"):
+        avb.train(config_of(10), tmp_path / "run", on_metrics=on_metrics)
+    assert avb.load(tmp_path / "run").step == 10
+
+
+@pytest.mark.parametrize("interval", [3600.0, 0.01], ids=["metrics", "checkpoint"])
 def test_a_full_disk_is_one_sentence_and_harms_no_checkpoint(
-    start_training, command_environment, tmp_path
+    interval, start_training, command_environment, tmp_path
 ):
-    """Files may grow to 4 kB only, as if the disk were full: metrics.jsonl soon does not fit."""
-    workdir, config = tmp_path / "run", config_of(3000, checkpoint_interval=3600.0)
+    """Files may grow to 4 kB only, as if the disk were full: metrics.jsonl soon does not fit, and
+    a checkpoint does not fit at all."""
+    workdir, config = tmp_path / "run", config_of(3000, checkpoint_interval=interval)
     avb.train(dataclasses.replace(config, num_steps=10), workdir)
     (workdir / "config.json").write_text(config.to_json())
     environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path)}
@@ -100,7 +117,48 @@ def test_a_full_disk_is_one_sentence_and_harms_no_checkpoint(
     _, complaint = process.communicate(timeout=120)
     assert process.returncode == 2, complaint
     assert "which cannot be written: " in complaint and "what was saved before stays" in complaint
+    assert "\nerror: workdir was " in complaint  # TensorStore's threads complain besides
     assert avb.load(workdir).step == 10
+
+
+def test_two_do_not_write_one_file_of_rows(tmp_path):
+    """The second would not know of the rows of the first, and write over them."""
+    path = tmp_path / "new" / "rows.jsonl"
+
+    def measure(case):
+        with pytest.raises(ValueError, match=f"process {os.getpid()} is measuring; wait for it"):
+            experiment.measure_cases(path, [{"case": 2}], dict, str)
+        return case
+
+    assert experiment.measure_cases(path, [{"case": 1}], measure, str) == [{"case": 1}]
+
+
+def test_a_row_by_other_settings_is_measured_again(tmp_path):
+    path, taken = tmp_path / "rows.jsonl", []
+
+    def measure(case):
+        taken.append(case["case"])
+        return {**case, "number": len(taken)}
+
+    def rows(cases, steps):
+        cases = [{"case": name} for name in cases]
+        found = experiment.measure_cases(path, cases, measure, str, {"num_steps": steps})
+        return [(row["case"], row["num_steps"], row["number"]) for row in found]
+
+    assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
+    assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
+    assert rows("a", 20) == [("b", 10, 2), ("a", 20, 3)]
+
+
+def test_two_may_write_one_file_at_once(tmp_path):
+    """It is whole, and either's, and nothing else is left."""
+    script = "import sys; from avb_jax.files import write_atomically as w\n"
+    script += "[w(sys.argv[1], sys.argv[2].encode() * 100_000) for _ in range(20)]"
+    command = [sys.executable, "-c", script, tmp_path / "file"]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda c: subprocess.run([*command, c], check=True), "AB"))
+    assert (tmp_path / "file").read_bytes() in (b"A" * 100_000, b"B" * 100_000)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_another_thread_trains_without_a_handler():

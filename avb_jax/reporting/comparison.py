@@ -31,6 +31,11 @@ def run_names(workdirs: Sequence[str | os.PathLike]) -> dict[str, Path]:
     return {str(path.relative_to(base)): path for path in paths}
 
 
+def of_test(entries: Sequence[Entry]) -> list[Entry]:
+    """Those of test images; all of them where none is."""
+    return [e for e in entries if e.get("split", "test") == "test"] or list(entries)
+
+
 def draw_comparison(runs: Mapping[str, Sequence[Entry]], path: Path) -> Path:
     """Writes the `comparison_page` of these runs as PNG; raises as it does."""
     return comparison_page(runs).save(Path(path))
@@ -40,11 +45,13 @@ def comparison_page(runs: Mapping[str, Sequence[Entry]]) -> Page:
     """One panel for log p(x), one for the ELBO: a row for each run, a colour for each method.
 
     Args:
-        runs: the name of each run and its entries, as in `write_evaluation`.
+        runs: the name of each run and its entries, as in `write_evaluation`; of several splits
+            the test images' alone are drawn.
 
     Raises:
         ValueError: if no run says anything of either.
     """
+    runs = {run: of_test(entries) for run, entries in runs.items()}
     panels = {
         title: rows
         for name, title in PANELS.items()

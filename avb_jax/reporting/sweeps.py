@@ -1,11 +1,13 @@
 """What the runs of a sweep say: a line for each, and a table of means over their seeds."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from avb_jax.files import markdown_table
+from avb_jax.reporting.comparison import of_test
 
 Row = Mapping[str, Any]
 SIGNS = {"lower bound": "≥", "exact": "=", "estimate": "≈", "upper bound": "≤"}
@@ -33,8 +35,9 @@ def training_seconds(metrics: Mapping[str, np.ndarray]) -> float | None:
 
 
 def sweep_values(row: Row) -> dict[Column, float]:
-    """What a run's evaluation says of as many images as any: of several bounds the tightest."""
-    told = [e for e in row["evaluation"] if e["name"] in QUANTITIES and e["value"] is not None]
+    """What is said of as many test images as any: of several bounds the tightest."""
+    entries = of_test(row["evaluation"])
+    told = [e for e in entries if e["name"] in QUANTITIES and e["value"] is not None]
     most, found = max((e["n"] for e in told), default=0), dict[Column, float]()
     for entry in told:
         column, value = (entry["name"], entry["kind"]), float(entry["value"])
@@ -55,24 +58,27 @@ def sweep_line(row: Row) -> str:
 def sweep_table(rows: Sequence[Row]) -> str:
     """Means over the seeds of each label in nats, ± their standard error, as Markdown.
 
-    Runs that diverged have no part in the means, and are counted beside the seeds.
+    A line is of one configuration, and has each seed once. Runs that diverged have no part in the
+    means, and are counted beside the seeds.
     """
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    values = [sweep_values(row) for row in rows]
+    groups: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows:
+        group = row["label"], json.dumps(row.get("config"), sort_keys=True)
+        groups.setdefault(group, {})[row["seed"]] = row
+    values = {group: [sweep_values(r) for r in own.values()] for group, own in groups.items()}
     columns = [
         (name, kind) for name in QUANTITIES for kind in SIGNS
-        if any((name, kind) in found for found in values)
+        if any((name, kind) in found for own in values.values() for found in own)
     ]  # fmt: skip
     timed = any(row["seconds"] for row in rows)
     titles = ["run", "seeds", *map(_title, columns), *["training, min"] * timed]
     lines = []
-    for label in labels:
-        own = [found for row, found in zip(rows, values, strict=True) if row["label"] == label]
+    for group, own in values.items():
         finite = sum(map(bool, own))
         seeds = str(finite) if finite == len(own) else f"{finite}, {len(own) - finite} diverged"
-        minutes = _minutes([row for row in rows if row["label"] == label])
+        minutes = _minutes(list(groups[group].values()))
         cells = [_mean([found[c] for found in own if c in found]) for c in columns]
-        lines.append([label, seeds, *cells, *[minutes] * timed])
+        lines.append([group[0], seeds, *cells, *[minutes] * timed])
     return markdown_table(titles, lines)
 
 

@@ -138,6 +138,7 @@ def remarks(entries: Sequence[Mapping[str, Any]], explicit: bool) -> list[str]:
 
 def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     decimals = _decimals(entries)
+    several = len({entry.get("split") for entry in entries}) > 1
     rows: dict[tuple, dict[str, Mapping[str, Any]]] = {}  # what differs by its direction alone
     for entry in entries:
         row = tuple(entry.get(key) for key in SAME_ROW)
@@ -147,6 +148,7 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         "quantity": [entry["name"] for entry in some],
         "by": [entry.get("method") or "" for entry in some],
         "run": [entry["run"] for entry in some],
+        "split": [(entry.get("split") or "") if several else "" for entry in some],
         **{
             title: [_value(row[kind], decimals) if kind in row else "" for row in rows.values()]
             for kind, title in KINDS.items()

@@ -135,10 +135,25 @@ REFERENCES = {
 
 
 def _read(path: Path):
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; allowed is a directory of posteriordb's files")
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read(archive.namelist()[0]))
+
+
+def files(name: str, directory: str | Path) -> tuple[Path, Path]:
+    """Those of a model's data and of its draws.
+
+    Raises:
+        ValueError: where one is missing.
+    """
+    reference = REFERENCES[name]
+    ends = f"{reference.data}.data.json.zip", f"{reference.draws}.draws.json.zip"
+    data, draws = (Path(directory) / end for end in ends)
+    for path in (data, draws):
+        if not path.exists():
+            raise ValueError(
+                f"{path} does not exist; allowed is a directory of posteriordb's files"
+            )
+    return data, draws
 
 
 def load(name: str, directory: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -147,12 +162,11 @@ def load(name: str, directory: str | Path) -> tuple[dict, dict[str, np.ndarray]]
     Raises:
         ValueError: where a file is missing.
     """
-    reference, directory = REFERENCES[name], Path(directory)
+    fields, chains = map(_read, files(name, directory))
     data = {
         field: value if isinstance(value, int) else np.asarray(value, np.float32)
-        for field, value in _read(directory / f"{reference.data}.data.json.zip").items()
+        for field, value in fields.items()
     }
-    chains = _read(directory / f"{reference.draws}.draws.json.zip")
     return data, {key: np.concatenate([c[key] for c in chains]) for key in chains[0]}
 
 

@@ -104,6 +104,13 @@ def test_runs_stand_together_by_quantity():
     assert " avb " in rows[2] and "-96.50 ± 0.40" in rows[2]
 
 
+def test_several_splits_are_told_apart():
+    splits = [{**IMPORTANCE, "split": split} for split in ("test", "validation")]
+    titles, _, *rows = comparison_table({"avb": splits}).splitlines()
+    assert "split" in titles and " test " in rows[0] and " validation " in rows[1]
+    assert "split" not in comparison_table({"avb": splits[:1]})
+
+
 def test_entries_come_back_as_they_were(tmp_path):
     path = tmp_path / "run" / "evaluation.json"
     entry = {**IMPORTANCE, "value": jnp.float32(-97.5), "n": np.int64(7), "sizes": np.arange(3)}
