@@ -20,20 +20,19 @@ from jax import lax
 
 from avb_jax.evaluation.annealing import (
     DEFAULTS,
-    PRIOR_SHARE,
-    SCHEDULES,
     AISSettings,
     Chain,
     Target,
     begin,
     build_target,
+    check_settings,
     jump,
     move,
     pilot,
     schedule,
 )
 from avb_jax.evaluation.batches import Found, Kept, in_batches
-from avb_jax.evaluation.weights import check_counts, mean_weight
+from avb_jax.evaluation.weights import mean_weight
 from avb_jax.types import Array, Key, Tree
 
 
@@ -96,9 +95,12 @@ def _of_one(model, params: Tree, key: Key, x: Array, z: Array | None, settings: 
     chains = settings.num_chains
     mean = mean_weight(lambda index: log_w[index][:, None], chains, chains)
     log_mean, effective = mean.log_likelihood[0], mean.effective_sample_size[0]
-    at, weights = (target.place(ends), jax.nn.softmax(log_w)) if z is None else (z[None], 1.0)
+    # A chain that ended where p(x, z) is 0 has no weight; all softmax is NaN where each did.
+    softmax = jnp.nan_to_num(jax.nn.softmax(log_w))
+    at, weights = (target.place(ends), softmax) if z is None else (z[None], 1.0)
     log_joint = model.log_joint(params, x[None], at[:, None])[:, 0]
-    by_fisher = jnp.sum(weights * (log_joint - lax.stop_gradient(log_joint)))  # zero
+    difference = log_joint - lax.stop_gradient(log_joint)  # zero
+    by_fisher = jnp.sum(weights * jnp.where(jnp.isfinite(log_joint), difference, 0.0))
     bound = (log_mean if z is None else -log_mean) + by_fisher
     return AISResult(bound, effective, jnp.mean(acceptance))
 
@@ -137,6 +139,9 @@ def ais_upper_bound(
 ) -> AISResult:
     """An upper bound, in expectation over x, of log p(x), for x that the model itself made; nats.
 
+    Where p(x|z) is 0 for some z, it is loose by −log of the start's probability of the others,
+    however many temperatures there are: no chain goes back to where the posterior is 0.
+
     Args:
         z: [B, D], what each x was drawn from: exact draws of p(z|x).
 
@@ -173,7 +178,7 @@ def evaluate_ais(
         `log_likelihood` (nats), `effective_sample_size` and `acceptance`: [n] each.
 
     Raises:
-        ValueError: as `ais_log_likelihood`.
+        ValueError: as `ais_log_likelihood` and `in_batches`.
     """
     keys = _keys(key, images, settings)
 
@@ -224,15 +229,5 @@ def bidirectional(
 
 def _keys(key: Key, x: Array, settings: AISSettings) -> Key:
     """A key for each data point, after a check of the settings."""
-    counts = {name: getattr(settings, name) for name in ("num_chains", "num_leapfrog", "num_fit")}
-    check_counts(**counts)
-    if settings.jump_interval < 0:
-        raise ValueError(f"jump_interval was {settings.jump_interval}; allowed is 0 or more")
-    if settings.num_temperatures < 2:
-        raise ValueError(f"num_temperatures was {settings.num_temperatures}; allowed is 2 or more")
-    for name, allowed in (("schedule", SCHEDULES), ("start", tuple(PRIOR_SHARE))):
-        if getattr(settings, name) not in allowed:
-            raise ValueError(
-                f"{name} was {getattr(settings, name)!r}; allowed are {', '.join(allowed)}"
-            )
+    check_settings(settings)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(x)))

@@ -22,6 +22,7 @@ from avb_jax.evaluation.proposal import (
     log_density_standard,
     sample_proposal,
 )
+from avb_jax.evaluation.weights import check_counts
 from avb_jax.types import Array, Gaussian, Key, Tree
 
 SCHEDULES = ("linear", "sigmoidal", "adaptive")
@@ -66,6 +67,19 @@ DEFAULTS = AISSettings()
 MESCHEDER2017 = AISSettings(
     num_chains=8, num_leapfrog=11, schedule="linear", start="gaussian", jump_interval=0
 )
+
+
+def check_settings(settings: AISSettings) -> None:
+    """Raises ValueError for settings that are not allowed."""
+    counts = {name: getattr(settings, name) for name in ("num_chains", "num_leapfrog", "num_fit")}
+    check_counts(**counts)
+    check_counts(least=0, jump_interval=settings.jump_interval)
+    check_counts(least=2, num_temperatures=settings.num_temperatures)
+    for name, allowed in (("schedule", SCHEDULES), ("start", tuple(PRIOR_SHARE))):
+        if getattr(settings, name) not in allowed:
+            raise ValueError(
+                f"{name} was {getattr(settings, name)!r}; allowed are {', '.join(allowed)}"
+            )
 
 
 class Target(NamedTuple):
@@ -185,11 +199,12 @@ def jump(target: Target, chain: Chain, beta: Array, key: Key) -> Chain:
 
 def pilot(target: Target, key: Key, leapfrog: int) -> tuple[Array, Array, Array]:
     """(β, tuned step size, standard deviation of log p(x, z)/r), each [PILOT_TEMPERATURES]."""
-    betas = jnp.linspace(0.0, 1.0, PILOT_TEMPERATURES + 1)[1:] ** 3
     key_draw, key_move = jax.random.split(key)
     chains = jax.vmap(lambda k: begin(target, target.draw(k)))(
         jax.random.split(key_draw, PILOT_CHAINS)
     )
+    dtype = chains.u.dtype
+    betas = jnp.linspace(0.0, 1.0, PILOT_TEMPERATURES + 1, dtype=dtype)[1:] ** 3
 
     def one_move(carry, key, beta):
         chains, log_step = carry
@@ -206,24 +221,35 @@ def pilot(target: Target, key: Key, leapfrog: int) -> tuple[Array, Array, Array]
         beta, key = given
         keys = jax.random.split(key, PILOT_MOVES)
         carry, (ratios, log_steps) = lax.scan(lambda c, k: one_move(c, k, beta), carry, keys)
-        return carry, (jnp.exp(jnp.mean(log_steps)), jnp.std(ratios))
+        return carry, (jnp.exp(jnp.mean(log_steps)), _spread(ratios))
 
     keys = jax.random.split(key_move, PILOT_TEMPERATURES)
-    _, (steps, spreads) = lax.scan(
-        one_temperature, (chains, jnp.log(jnp.float32(FIRST_STEP))), (betas, keys)
-    )
+    first = jnp.asarray(math.log(FIRST_STEP), dtype)
+    _, (steps, spreads) = lax.scan(one_temperature, (chains, first), (betas, keys))
     return betas, steps, spreads
+
+
+def _spread(ratios: Array) -> Array:
+    """Standard deviation; what is not finite, outside a hard support, counts as the least that is.
+
+    Zero where nothing is finite.
+    """
+    finite = jnp.isfinite(ratios)
+    least = jnp.min(ratios, where=finite, initial=jnp.inf)
+    return jnp.std(jnp.where(finite, ratios, jnp.where(jnp.any(finite), least, 0.0)))
 
 
 def schedule(name: str, num_temperatures: int, betas: Array, spreads: Array) -> Array:
     """β_0 = 0 … β_T = 1, [T + 1]; the pilot's β and spreads serve the `adaptive` one."""
-    t = jnp.linspace(0.0, 1.0, num_temperatures + 1)
+    t = jnp.linspace(0.0, 1.0, num_temperatures + 1, dtype=betas.dtype)
     if name == "linear":
         return t
     if name == "sigmoidal":
         low, high = jax.nn.sigmoid(-STEEPNESS), jax.nn.sigmoid(STEEPNESS)
         return (jax.nn.sigmoid(STEEPNESS * (2.0 * t - 1.0)) - low) / (high - low)
-    spreads = jnp.maximum(spreads, 0.05 * jnp.max(spreads))
-    travelled = jnp.concatenate([jnp.zeros(1), jnp.cumsum(spreads * jnp.diff(betas, prepend=0.0))])
+    largest = jnp.max(spreads)
+    spreads = jnp.where(largest > 0.0, jnp.maximum(spreads, 0.05 * largest), 1.0)
+    betas = jnp.concatenate([jnp.zeros(1, betas.dtype), betas])
+    travelled = jnp.append(betas[:1], jnp.cumsum(spreads * jnp.diff(betas)))
     travelled = travelled / travelled[-1]
-    return jnp.interp(t, travelled, jnp.concatenate([jnp.zeros(1), betas])).at[-1].set(1.0)
+    return jnp.interp(t, travelled, betas).at[-1].set(1.0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from avb_jax.evaluation.weights import check_counts
 from avb_jax.files import write_atomically
 from avb_jax.types import Array
 
@@ -64,7 +65,11 @@ def in_batches(
         batch_size: B. The last batch is filled up by repetition, and that is left out again.
         progress: whether to show a bar with images/s and the running means.
         kept: where each batch is kept as soon as it is done, and what it holds is not done again.
+
+    Raises:
+        ValueError: if there are no images or `batch_size` is below 1.
     """
+    check_counts(images=len(images), batch_size=batch_size)
     found, start = kept.read() if kept else {}, time.perf_counter()
     done = len(next(iter(found.values()), ()))
     with tqdm(total=len(images), initial=done, unit=" images", disable=not progress) as bar:

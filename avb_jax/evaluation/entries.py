@@ -11,8 +11,8 @@ from avb_jax.evaluation.importance import NUM_REFITS, evaluate_log_likelihood
 from avb_jax.evaluation.iwae import evaluate_iwae, is_explicit
 from avb_jax.evaluation.latent import (
     ACTIVE,
-    PROBE_FOLDS,
     aggregate_kl,
+    can_be_probed,
     describe_posteriors,
     linear_probe_accuracy,
     unit_activities,
@@ -120,7 +120,7 @@ def of_latents(model, params, key, images, labels, fit_steps: int, options, kept
         ratio = ratio.reshape(-1, n).mean(axis=0)  # draws of one x are not independent
         entries.append({"name": "aggregate_kl", **summarise(ratio)})
         entries.append({"name": "mutual_information", **summarise(found["rate"] - ratio)})
-    if labels is not None and np.unique(labels[:n], return_counts=True)[1].max() >= PROBE_FOLDS:
+    if labels is not None and can_be_probed(labels[:n]):
         accuracy = linear_probe_accuracy(found["means"].mean(axis=1), labels[:n])
         error = (accuracy * (1.0 - accuracy) / n) ** 0.5
         entry = {"name": "probe_accuracy", "value": accuracy, "stderr": error, "n": n}

@@ -180,7 +180,7 @@ def evaluate_log_likelihood(
     Raises:
         ValueError: if there are no images or a count is below 1.
     """
-    check_counts(images=len(images), num_samples=num_samples, batch_size=batch_size)
+    check_counts(num_samples=num_samples)
 
     def of_batch(index, x):
         log_w, mean = _evaluate_batch(model, params, key, index, np.asarray(x), num_samples)

@@ -87,7 +87,7 @@ def evaluate_iwae(
         `log_likelihood` (nats) and `effective_sample_size`: [n] each.
 
     Raises:
-        ValueError: as `iwae_bound`.
+        ValueError: as `iwae_bound` and `in_batches`.
     """
 
     def of_batch(index, x):

@@ -107,12 +107,27 @@ def aggregate_kl(
     return np.asarray(fit.log_density(draws) - log_prior(jnp.asarray(draws)), np.float64)
 
 
+def can_be_probed(labels: np.ndarray) -> bool:
+    """Whether two classes or more have a member for each fold, so that no fold trains on one."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return int(np.sum(counts >= PROBE_FOLDS)) >= 2
+
+
 def linear_probe_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
     """Share of labels that a logistic regression on `features` [n, D] gets right, out of sample.
 
     Five-fold cross-validation over these data (Alain and Bengio, "Understanding intermediate
     layers using linear classifier probes", 2016).
+
+    Raises:
+        ValueError: unless two classes or more have at least 5 members.
     """
+    if not can_be_probed(labels):
+        counts = np.unique(labels, return_counts=True)[1].tolist()
+        raise ValueError(
+            f"labels had classes of {counts} members; allowed are two or more of at least "
+            f"{PROBE_FOLDS}"
+        )
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_score
 

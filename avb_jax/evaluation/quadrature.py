@@ -40,7 +40,7 @@ def quadrature_log_likelihood(
         model: hashable, with `latent_dim`, `decode(params.decoder, z [S, 1, D]) -> outputs` and
             `log_likelihood(outputs, x) -> [S, B]`, nats. The prior is N(0, I).
         params: the model's parameters.
-        x: [B, ...], of the decoder's dtype.
+        x: [B, ...], of any dtype; the grid is of float32, or float64 where x is.
         limit: half the width of the box, in standard deviations of the prior.
         points_per_dim: grid points along each latent dimension.
         block_size: grid points that are decoded at once.
@@ -57,10 +57,12 @@ def quadrature_log_likelihood(
     check_counts(points_per_dim=points_per_dim, block_size=block_size)
     spacing = 2.0 * limit / points_per_dim
     strides = points_per_dim ** jnp.arange(dim)
+    # Not of x's own dtype: pixels as bool, uint8 or bfloat16 cannot count the cells.
+    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
     def log_integrand(index: Array) -> Array:
         cell = index[:, None] // strides[None] % points_per_dim
-        z = spacing * (cell.astype(x.dtype) + 0.5) - limit
+        z = spacing * (cell.astype(dtype) + 0.5) - limit
         outputs = model.decode(params.decoder, z[:, None])
         return model.log_likelihood(outputs, x) + log_prior(z)[:, None]
 
@@ -83,9 +85,11 @@ def quadrature_elbo(
 
     The means of many kernels are shared out among the grid's points, each to its four neighbours,
     and convolved with the kernel by a Fourier transform. Errors, for a kernel of standard deviation
-    τ and a spacing h: the sharing adds h²/6 to the kernel's variance τ²; noise in ε makes log q
-    too small, and so the ELBO too large, by 1 / (2 n), n being the kernels within 3 τ; the outer
-    mean is over `num_samples` draws. The grid spans the draws of each x.
+    τ and a spacing h: the sharing, and the reading between points, smooth by a tent of variance
+    h²/6 each, on average over positions, and so add h²/3 in all to the kernel's variance τ² in each
+    dimension; noise in ε makes log q too small, and so the ELBO too large, by 1 / (2 n), n being
+    the kernels within 3 τ; the outer mean is over `num_samples` draws. The grid spans the draws of
+    each x.
 
     Args:
         model: see `avb_jax.Model`; with a kernel of one scale for each x.

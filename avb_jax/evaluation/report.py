@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from avb_jax.evaluation import entries
-from avb_jax.evaluation.annealing import DEFAULTS, AISSettings
+from avb_jax.evaluation.annealing import DEFAULTS, AISSettings, check_settings
 from avb_jax.evaluation.batches import Kept
 from avb_jax.evaluation.elbo import Entry, elbo_of_implicit, elbo_of_model
 from avb_jax.evaluation.iwae import is_explicit
 from avb_jax.evaluation.quadrature import MAX_DIM
+from avb_jax.evaluation.weights import check_counts
 from avb_jax.types import Key, Tree
 
 METHODS = ("importance", "quadrature", "elbo", "iwae", "ais", "latent")
@@ -36,11 +37,11 @@ class EvaluationSettings:
         ais_images: of how many images, the first; 0: all.
         simulated_images: that the model makes, to be annealed in both directions; 0: none.
         fit_steps: at most so many, of the critic that is fitted to the frozen posterior of an
-            implicit encoder; 0: none, and the ELBO is the trained critic's own estimate.
+            implicit encoder, 2 or more; 0: none, and the ELBO is the trained critic's own estimate.
         batch_size: B, images at a time.
 
     Raises:
-        ValueError: for a method that does not exist.
+        ValueError: for a method that does not exist, or a count or `ais` that is not allowed.
     """
 
     methods: tuple[str, ...] = ("importance", "quadrature", "elbo")
@@ -55,6 +56,13 @@ class EvaluationSettings:
     def __post_init__(self):
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise ValueError(f"methods had {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+        check_counts(num_samples=self.num_samples, batch_size=self.batch_size)
+        check_counts(least=0, ais_images=self.ais_images, simulated_images=self.simulated_images)
+        for count in self.iwae_samples:
+            check_counts(iwae_samples=count)
+        if self.fit_steps < 0 or self.fit_steps == 1:
+            raise ValueError(f"fit_steps was {self.fit_steps}; allowed is 0, or 2 or more")
+        check_settings(self.ais)
 
 
 def evaluate(
@@ -86,7 +94,11 @@ def evaluate(
     Returns:
         Entries as `reporting.write_evaluation` takes them, with `method`, and `unit` where that
         is not nats.
+
+    Raises:
+        ValueError: if there are no images.
     """
+    check_counts(images=len(images))
     tasks = _tasks(model, params, images, labels, settings, jax.random.key(seed), progress)
     identity = _identity(params, len(images), settings, seed, about)
     report = []

@@ -82,8 +82,8 @@ def pareto_k(log_w: Array) -> np.ndarray:
         return np.atleast_1d(psislw(np.asarray(log_w, np.float64))[1])
 
 
-def check_counts(**counts: int) -> None:
-    """Raises ValueError unless every count is at least 1."""
+def check_counts(*, least: int = 1, **counts: int) -> None:
+    """Raises ValueError unless every count is at least so much."""
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} was {count}; allowed is 1 or more")
+        if count < least:
+            raise ValueError(f"{name} was {count}; allowed is {least} or more")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 FOLDS = 5
+LEAST_DRAWS = 7  # of either: a tenth of four folds, which stops the training, holds both labels
 HIDDEN = 10  # units of each of the classifier's two layers, for each dimension
 MOST_DRAWS = 4000  # of either sample, that the classifier sees
 
@@ -24,7 +25,7 @@ def classifier_two_sample_test(draws: ArrayLike, reference: ArrayLike, *, seed: 
         seed: of the choice of draws, the folds and the network.
 
     Raises:
-        ValueError: for arrays of other shapes, or draws that are not finite.
+        ValueError: for arrays of other shapes, draws that are not finite, or less than 7 of them.
     """
     from sklearn.exceptions import ConvergenceWarning  # here: importing the package stays quick
     from sklearn.model_selection import KFold, cross_val_score
@@ -40,8 +41,8 @@ def classifier_two_sample_test(draws: ArrayLike, reference: ArrayLike, *, seed: 
         raise ValueError("draws or reference held values that are not finite")
     rng = np.random.default_rng(seed)
     count = min(len(ours), len(theirs), MOST_DRAWS)
-    if count < FOLDS:
-        raise ValueError(f"the smaller sample had {count} draws; allowed is {FOLDS} or more")
+    if count < LEAST_DRAWS:
+        raise ValueError(f"the smaller sample had {count} draws; allowed is {LEAST_DRAWS} or more")
     scale = np.where(theirs.std(axis=0) > 0.0, theirs.std(axis=0), 1.0)
     both = [a[rng.permutation(len(a))[:count]] for a in (ours, theirs)]
     x = (np.concatenate(both) - theirs.mean(axis=0)) / scale

@@ -103,6 +103,17 @@ def test_gradients_are_those_of_the_log_likelihood():
             assert np.std(error) < np.std(theirs)
 
 
+def test_in_double_precision():
+    """The bound is of the chains' dtype, within 3 standard errors and 0.02 nats besides."""
+    model, params, x, _, exact = simulated(0)
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda a: a.astype(jnp.float64), (params, x))
+        result = ais_log_likelihood(model, params, jax.random.key(1), x, settings=BRIEF)
+    assert all(a.dtype == np.float64 for a in result)
+    mean, stderr = error(result, exact)
+    assert abs(mean) < SIGMAS * stderr + 0.02
+
+
 def test_more_temperatures_are_nearer_to_the_truth():
     """From the prior, the farthest start, without jumps."""
     model, params, x, _, exact = simulated(1)

@@ -28,6 +28,15 @@ def test_every_image_is_there_once_and_in_order(batch_size):
     np.testing.assert_array_equal(found["twice"][:, 1], 2.0 * np.arange(10))
 
 
+@pytest.mark.parametrize(
+    ("images", "batch_size", "message"),
+    [(IMAGES[:0], 3, "images was 0; allowed is 1 or more"), (IMAGES, 0, "batch_size was 0")],
+)
+def test_no_images_and_no_batch_are_one_sentence(images, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        in_batches(Counted(), images, batch_size)
+
+
 def test_what_was_done_is_not_done_again(tmp_path):
     path = tmp_path / "folder" / "kept.npz"
     with pytest.raises(KeyboardInterrupt):

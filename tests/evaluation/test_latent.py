@@ -111,13 +111,21 @@ def test_the_entries_of_an_evaluation():
     assert values["mutual_information"] == pytest.approx(gain, abs=1e-6)
 
 
-def test_a_probe_needs_a_class_of_as_many_as_there_are_folds():
-    for labels, probed in ((np.arange(20) // 4, False), (np.arange(20) // 5, True)):
+def test_a_probe_needs_two_classes_of_as_many_as_there_are_folds():
+    """A rare class beside them does no harm."""
+    one, rare, two = np.zeros(20, int), np.arange(20) // 19, np.arange(20) // 5
+    three = np.array([0] * 10 + [1] * 9 + [2])
+    for labels, probed in (
+        (np.arange(20) // 4, False), (one, False), (rare, False), (two, True), (three, True),
+    ):  # fmt: skip
         entries = avb.evaluation.evaluate(
             model(), PARAMS, np.asarray(X[:20]), labels=labels, progress=False,
             settings=EvaluationSettings(methods=("latent",), fit_steps=0),
         )  # fmt: skip
-        assert ("probe_accuracy" in [entry["name"] for entry in entries]) == probed
+        found = [entry["value"] for entry in entries if entry["name"] == "probe_accuracy"]
+        assert len(found) == probed and np.all(np.isfinite(found))
+    with pytest.raises(ValueError, match=r"labels had classes of \[19, 1\] members"):
+        linear_probe_accuracy(np.zeros((20, 2)), rare)
 
 
 def test_draws_of_one_x_are_not_counted_as_many(monkeypatch):
@@ -125,7 +133,7 @@ def test_draws_of_one_x_are_not_counted_as_many(monkeypatch):
     monkeypatch.setattr(
         entries_of, "aggregate_kl", lambda model, params, key, x, draws, **_: np.arange(2000) % 4
     )
-    settings = EvaluationSettings(methods=("latent",), fit_steps=1)
+    settings = EvaluationSettings(methods=("latent",), fit_steps=2)
     entries = avb.evaluation.evaluate(
         model(), PARAMS, np.asarray(X[:4]), settings=settings, progress=False
     )

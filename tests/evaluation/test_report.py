@@ -9,7 +9,7 @@ from scipy import stats
 import avb_jax as avb
 from avb_jax.contrast import Contrast
 from avb_jax.densities import gaussian_log_prob
-from avb_jax.evaluation import EvaluationSettings
+from avb_jax.evaluation import AISSettings, EvaluationSettings
 from avb_jax.types import Encoding, Gaussian, Kernel
 
 WEIGHT, NOISE = 1.3, 0.6
@@ -119,3 +119,29 @@ def test_an_implicit_posterior_has_an_estimate_and_a_bracket(monkeypatch):
     assert elbo["estimate"] == pytest.approx(truth, abs=tolerance)
     assert truth - tolerance < elbo["lower bound"] < elbo["upper bound"] < truth + tolerance
     assert kl_truth - tolerance < kl["lower bound"] < kl["upper bound"] < kl_truth + tolerance
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ("magic",)}, "methods had magic; allowed are importance"),
+        ({"num_samples": 0}, "num_samples was 0; allowed is 1 or more"),
+        ({"iwae_samples": (50, 0)}, "iwae_samples was 0; allowed is 1 or more"),
+        ({"ais_images": -1}, "ais_images was -1; allowed is 0 or more"),
+        ({"simulated_images": -1}, "simulated_images was -1; allowed is 0 or more"),
+        ({"batch_size": 0}, "batch_size was 0; allowed is 1 or more"),
+        ({"fit_steps": 1}, "fit_steps was 1; allowed is 0, or 2 or more"),
+        ({"fit_steps": -1}, "fit_steps was -1; allowed is 0, or 2 or more"),
+        ({"ais": AISSettings(num_temperatures=1)}, "num_temperatures was 1; allowed is 2 or more"),
+    ],
+)
+def test_wrong_settings_are_one_sentence_before_any_work(change, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationSettings(**change)
+
+
+def test_no_images_are_one_sentence():
+    with pytest.raises(ValueError, match="images was 0; allowed is 1 or more"):
+        avb.evaluation.evaluate(
+            model(), None, X[:0], settings=EvaluationSettings(methods=("elbo",))
+        )

@@ -18,11 +18,16 @@ def test_samples_of_one_density_cannot_be_told_apart():
 @pytest.mark.parametrize(
     ("draws", "message"),
     [(np.zeros((5, 3)), "draws had shape"), (np.full((9, 2), np.nan), "not finite"),
-     (np.zeros((3, 2)), "the smaller sample had 3")],
+     (np.zeros((6, 2)), "the smaller sample had 6 draws; allowed is 7 or more")],
 )  # fmt: skip
 def test_bad_samples_are_one_sentence(draws, message):
     with pytest.raises(ValueError, match=message):
         classifier_two_sample_test(draws, np.zeros((9, 2)))
+
+
+def test_the_fewest_draws_that_are_allowed_are_enough():
+    draws, reference = np.random.default_rng(0).normal(size=(2, 7, 2))
+    assert 0.0 <= classifier_two_sample_test(draws, reference) <= 1.0
 
 
 def test_ranks_count_the_draws_below_the_truth():
