@@ -46,6 +46,19 @@ class Contrast(NamedTuple):
         """Whether z̃ has the draws' own moments, so that reference draws need it too."""
         return self.name == "moments" and encoding.moments is None
 
+    def check_draws(self, encoding: Encoding) -> None:
+        """Raises ValueError for draws that their own moments would whiten to a simplex, or to NaN.
+
+        A config cannot: whether a user's own encoding has moments is known once it is made.
+        """
+        count, _, dim = encoding.z.shape
+        least = 2 + (dim if self.covariance == "full" else 1)
+        if self.whitens_draws(encoding) and count < least:
+            raise ValueError(
+                f"num_samples was {count}; allowed is {least} or more, for {self.covariance} "
+                f"moments of the draws in latent_dim {dim}"
+            )
+
     def log_density(self, z: Array, reference: Gaussian | None, encoding: Encoding) -> Array:
         """log r(z|x) at z that are not the draws of the encoding, nats: [S, B, D] -> [S, B].
 

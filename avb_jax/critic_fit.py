@@ -26,11 +26,11 @@ class Calibration(NamedTuple):
 
     Attributes:
         kl: E_q[s], an estimate of KL(q‖r), nats; biased low by what the critic misses.
-        kl_stderr: standard error of `kl` over the draws, or over the x.
+        kl_stderr: standard error of `kl`, over the draws, or over the x where there are several.
         kl_lower_bound: E_q[s] + 1 − E_r[exp s], a lower bound of KL(q‖r) in expectation
             whatever s is (Nguyen, Wainwright and Jordan 2010, equation 7).
         reference_mean_ratio: E_r[exp s], 1 for a normalised q̂.
-        reference_mean_ratio_stderr: its standard error, over the draws or over the x.
+        reference_mean_ratio_stderr: its standard error, as that of `kl`.
         balance: E_q[σ(−s)] − E_r[σ(s)], 0 for a critic that is right.
         held_out_loss: the critic's loss.
         steps: steps taken, by the contrast and by the critic.
@@ -125,6 +125,7 @@ def fit_critic(
             too small, or a sampler whose draws are not [n, D].
         FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
     """
+    x = None if x is None else jnp.asarray(x)
     _check(sample, dim, x, contrast, loss, batch_size, max_steps)
     objectives.warn_if_as_written(loss)
     context = context or (lambda x: x)
@@ -182,15 +183,15 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
             key_draw, key_r = jax.random.split(key)
             draws = draw(key_draw)
             s_q, s_r, log_q = problem.ratios(psi, alpha, draws, key_r)
-            return s_q, s_r, problem.loss_at(s_q, s_r, log_q)
+            return s_q, s_r, problem.loss_at(s_q, s_r, log_q), draws.rows
 
         return jax.lax.map(one, keys)
 
-    s_q, s_r, losses = test(jax.random.split(key, HELD_OUT_BATCHES))
+    s_q, s_r, losses, rows = test(jax.random.split(key, HELD_OUT_BATCHES))
     balance = float(objectives.balance(s_q, s_r))
     s_q, s_r = np.asarray(s_q, np.float64), np.asarray(s_r, np.float64)
-    ratio, ratio_stderr = _mean(np.exp(s_r), problem.critic.conditional)
-    kl, kl_stderr = _mean(s_q, problem.critic.conditional)
+    ratio, ratio_stderr = _mean(np.exp(s_r), rows)
+    kl, kl_stderr = _mean(s_q, rows)
     return Calibration(
         kl=kl,
         kl_stderr=kl_stderr,
@@ -204,7 +205,17 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
     )
 
 
-def _mean(values: np.ndarray, conditional: bool) -> tuple[float, float]:
-    """Mean and its standard error: draws that share an x, on axis 1, are not independent."""
-    independent = values.mean(axis=1) if conditional else values
-    return float(values.mean()), float(independent.std() / independent.size**0.5)
+def _mean(values: np.ndarray, rows: np.ndarray | None) -> tuple[float, float]:
+    """Mean of values [batches, S, B], and its standard error.
+
+    Draws that share an x, whose number is in rows [batches, B], are not independent, in whatever
+    batches they are: what counts is how many x there are. Draws of one x alone are.
+    """
+    mean = values.mean()
+    of_x = np.zeros(1, int) if rows is None else np.unique(rows, return_inverse=True)[1].ravel()
+    count = int(of_x.max()) + 1
+    if count == 1:
+        return float(mean), float(values.std() / values.size**0.5)
+    excess = np.bincount(of_x, (values - mean).sum(axis=1).ravel())
+    few = count / (count - 1.0)  # for the mean is that of these very x
+    return float(mean), float((few * np.sum(excess**2)) ** 0.5 / values.size)

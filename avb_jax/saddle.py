@@ -70,6 +70,7 @@ class Players(NamedTuple):
         if model.log_ratio is None:
             zero = jnp.zeros(x.shape[0], z.dtype)
             return Draws(z, decoded, zero[None], z, zero, _exact_kl(encoding), None), encoding
+        model.contrast.check_draws(encoding)
         reference = model.contrast.reference(params.critic, x, encoding)
         if self.as_written:  # there q moves through z alone
             reference = jax.lax.stop_gradient(reference)

@@ -96,6 +96,32 @@ def test_a_model_made_by_hand_trains_with_any_optax_transformation(contrast):
     assert np.mean(metrics["elbo_estimate"][-50:]) == pytest.approx(after, abs=0.02)
 
 
+@pytest.mark.parametrize("covariance, dim, least", [("full", 4, 6), ("diagonal", 4, 3)])
+def test_too_few_draws_for_their_own_moments_are_one_sentence(covariance, dim, least):
+    """The config of its default encoder has S = 4, which knows moments without any draws."""
+
+    def encode(params, key, x, num_samples):
+        return avb.Encoding(jax.random.normal(key, (num_samples, x.shape[0], dim)))
+
+    def first_step(**samples):
+        model = linear_gaussian("moments")._replace(
+            latent_dim=dim, encode=encode, contrast=Contrast("moments", covariance),
+            decode=lambda theta, z: theta["w"] * z[..., :1],
+            log_ratio=lambda params, view, z: jnp.sum(params.critic["c"]) * z[..., 0],
+        )  # fmt: skip
+        config = avb.Config(latent_dim=dim, **samples)
+        optimizers = avb.build_optimizers(config)
+        state = avb.init_state(model, optimizers, jax.random.key(0))
+        step = jax.jit(avb.make_train_step(model, optimizers, config))
+        return step(state, jnp.ones((2, 1)))[1]["critic_loss"]
+
+    few = {} if least > 4 else {"num_samples": 2, "decoder_samples": 2}
+    message = f"num_samples was {few.get('num_samples', 4)}; allowed is {least} or more"
+    with pytest.raises(ValueError, match=message):
+        first_step(**few)
+    assert np.isfinite(first_step(num_samples=least))
+
+
 def test_the_hand_made_model_has_the_methods_of_any_other():
     model = linear_gaussian("moments")
     params = model.init(jax.random.key(0))

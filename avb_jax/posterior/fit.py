@@ -138,7 +138,7 @@ def train_on(
         batches: numbers of steps [K] -> their batches [K, B, ...].
 
     Raises:
-        FloatingPointError: for a loss that is not finite.
+        FloatingPointError: for a loss, or a parameter, that is not finite.
     """
     optimizers = build_optimizers(config)
     fused = fuse_steps(make_train_step(model, optimizers, config), config.num_steps)
@@ -150,16 +150,22 @@ def train_on(
             given = jnp.asarray(batches(np.minimum(numbers, config.num_steps - 1)))
             state, metrics = steps(state, given)
             taken = min(STEPS_PER_CALL, config.num_steps - first)
-            means = {name: float(jnp.nanmean(value[:taken])) for name, value in metrics.items()}
+            means = {name: float(jnp.mean(value[:taken])) for name, value in metrics.items()}
             elbo, loss = means["elbo_estimate"], means["critic_loss"]
-            if not np.isfinite(elbo + loss):
+            # A step's metrics are of what it starts from: those of the last say nothing of its end.
+            if not np.isfinite(elbo + loss) or not _all_finite(state.params):
                 raise FloatingPointError(
-                    f"the ELBO's estimate was {elbo} and the critic's loss {loss} before step "
-                    f"{first + taken}; try a smaller learning_rate"
+                    f"parameters or losses were not finite before step {first + taken}, with an "
+                    f"ELBO's estimate of {elbo} and a critic's loss of {loss}; try a smaller "
+                    "learning_rate"
                 )
             bar.update(taken)
             bar.set_postfix(elbo_estimate=f"{elbo:.3f}", log_ratio=f"{means['log_ratio']:.3f}")
     return state.params, elbo
+
+
+def _all_finite(params: Params) -> bool:
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params))
 
 
 def finish(

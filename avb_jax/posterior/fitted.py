@@ -24,6 +24,8 @@ BLOCK = 1024  # draws made at once
 POOL = 32_768  # draws that a critic is fitted to, and as many that stop and calibrate it
 KERNELS = 16 * KERNEL_BLOCK  # behind the ELBO's lower bound
 DRAWS = 2048  # behind the ELBO and k̂
+# Of the critic's two pools of draws: the user's keys, key(1) and the like, must make others.
+POOL_KEYS = (0x61766201, 0x61766202)
 FILE = "posterior.json"
 
 
@@ -106,13 +108,14 @@ class Posterior:
     @cached_property
     def critic(self) -> CriticFit:
         """Of w: fitted when it is first asked for, which takes a minute or so."""
-        pools = [self._draw(jax.random.key(i), POOL) for i in (1, 2)]
+        key = jax.random.key(0)
+        pools = [self._draw(jax.random.fold_in(key, of_pool), POOL) for of_pool in POOL_KEYS]
 
         def draw(pool, key, count):
             return pool[jax.random.randint(key, (count,), 0, len(pool))]
 
         return fit_critic(
-            jax.random.key(0), partial(draw, pools[0]), self.dim,
+            key, partial(draw, pools[0]), self.dim,
             held_out=partial(draw, pools[1]), max_steps=4000,
         )  # fmt: skip
 

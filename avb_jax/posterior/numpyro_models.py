@@ -38,11 +38,13 @@ class NumPyroPosterior:
     def to_arviz(self, key: Key, num_samples: int = 1000) -> Any:
         """Draws as `arviz.InferenceData`, one chain of n.
 
-        Its groups: posterior, log_likelihood, posterior_predictive, observed_data, and
-        sample_stats with `lp`, the log density of the unconstrained draws, nats.
+        Its groups: posterior, log_likelihood, posterior_predictive (each observed site drawn anew,
+        as if it were not observed), observed_data, and sample_stats with `lp`, the log density of
+        the unconstrained draws, nats.
         """
         import warnings
 
+        from numpyro import handlers
         from numpyro.infer import Predictive, log_likelihood
 
         with warnings.catch_warnings():
@@ -55,8 +57,8 @@ class NumPyroPosterior:
         observed = self._space.observed
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             terms = log_likelihood(self._model, latent, *args, **kwargs)
-            bare = _without(kwargs, observed)
-            predicted = Predictive(self._model, latent)(keys[1], *args, **bare)
+            unconditioned = handlers.uncondition(self._model)  # or its data would be what it says
+            predicted = Predictive(unconditioned, latent)(keys[1], *args, **kwargs)
         lp = jax.jit(jax.vmap(self.log_joint))(z)
         one_chain = {
             "posterior": draws,
@@ -69,15 +71,6 @@ class NumPyroPosterior:
             for group, values in one_chain.items()
         }
         return az.from_dict(**groups, observed_data={k: np.asarray(v) for k, v in observed.items()})
-
-
-def _without(kwargs: dict, observed: dict) -> dict:
-    """The arguments with None for those that are the observations themselves."""
-    same = {
-        name for name, value in kwargs.items()
-        for seen in observed.values() if value is seen
-    }  # fmt: skip
-    return {name: None if name in same else value for name, value in kwargs.items()}
 
 
 class _Space:
@@ -166,8 +159,7 @@ def fit_numpyro(
     Args:
         model: a function with NumPyro's primitives, all of whose latents are continuous.
         *args: the model's own.
-        **kwargs: the model's own. Observations given by name are left out, as None, where
-            `to_arviz` predicts new ones.
+        **kwargs: the model's own.
         key: the same key gives the same posterior; key(0) where unset.
         settings: see `Settings`.
         progress: whether to show a bar.

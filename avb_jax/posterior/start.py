@@ -43,12 +43,19 @@ def check_shape(log_joint: LogDensity, dim: int) -> None:
 
 
 def check_start(log_joint: LogDensity, dim: int, start: Start, key: Key) -> None:
-    """Raises ValueError unless the start fits, and log_joint is finite where it is drawn from."""
+    """Raises ValueError unless the start is a Gaussian of `dim`, with log_joint finite at draws."""
     check_shape(log_joint, dim)
     shapes = jnp.shape(start.mean), jnp.shape(start.scale_tril)
     if shapes != ((dim,), (dim, dim)):
         raise ValueError(
             f"start had shapes {shapes[0]} and {shapes[1]}; allowed are ({dim},) and ({dim}, {dim})"
+        )
+    scale_tril = np.asarray(start.scale_tril)
+    above, least = np.count_nonzero(np.triu(scale_tril, 1)), np.min(np.diag(scale_tril))
+    if above or not least > 0.0:
+        raise ValueError(
+            f"start's scale_tril had {above} numbers above its diagonal and {least} as the "
+            "least on it; allowed is a lower triangular matrix with a positive diagonal"
         )
     _check_finite(log_joint, start.place(jax.random.normal(key, (PATHS, dim))), "draws of start")
 

@@ -1,6 +1,8 @@
 """Implicit posteriors of densities with known moments and normalisers; errors; saving."""
 
 import copy
+import importlib
+import types
 
 import chex
 import jax
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 
 import avb_jax as avb
-from avb_jax.posterior import Settings
+from avb_jax.posterior import Settings, fitted
 from avb_jax.posterior.coordinates import Coordinates, Start
 from avb_jax.posterior.transitions import Transitions, number_needed, settle, transit
 
+module = importlib.import_module("avb_jax.posterior.fit")  # whose name is that of its function
 QUICK = Settings(num_steps=300, num_samples=128, width=16, depth=1, transitions=4, leapfrog=4)
 MEAN = np.array([3.0, -1.0])
 COVARIANCE = np.array([[4.0, 0.6], [0.6, 0.25]])
@@ -51,7 +54,7 @@ def test_the_evidence_is_a_bound_near_the_mass(posterior):
 
 def test_the_same_key_gives_the_same_draws(posterior):
     first, second = (posterior.sample(jax.random.key(3), n) for n in (1500, 10))
-    np.testing.assert_array_equal(first[:10].shape, second.shape)
+    np.testing.assert_array_equal(first[:10], second)
     again = posterior.sample(jax.random.key(3), 1500)
     np.testing.assert_array_equal(first, again)
 
@@ -87,6 +90,15 @@ def test_the_elbo_lies_between_its_bounds_and_below_the_mass(posterior):
     z = posterior.sample(jax.random.key(7), 1000)
     error = posterior.log_density_estimate(z) - (jax.vmap(gaussian)(z) - LOG_MASS)
     assert np.mean(np.square(error)) ** 0.5 < 0.2
+
+
+def test_no_key_of_a_user_s_makes_the_draws_that_the_critic_was_fitted_to(posterior, monkeypatch):
+    monkeypatch.setattr(fitted, "POOL", 10)
+    monkeypatch.setattr(fitted, "fit_critic", lambda *given, held_out, **_: (given[1], held_out))
+    # A copy, for it keeps its critic.
+    pools = [draw.args[0] for draw in copy.copy(posterior).critic]
+    others = [posterior._draw(jax.random.key(seed), 10) for seed in range(4)]
+    assert len({np.asarray(z).tobytes() for z in pools + others}) == 6
 
 
 def test_coordinates_and_their_volume():
@@ -186,6 +198,34 @@ def test_a_bad_density_is_one_sentence(log_joint, dim, message):
 def test_wrong_settings_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         avb.posterior.fit(gaussian, 2, jax.random.key(0), settings=QUICK._replace(**change))
+
+
+def test_a_start_that_is_no_factor_is_one_sentence():
+    for scale_tril in ([[1.0, 0.5], [0.0, 1.0]], [[1.0, 0.0], [0.5, -1.0]], [[0.0, 0.0], [0, 1.0]]):
+        given = Start(jnp.zeros(2), jnp.array(scale_tril))
+        with pytest.raises(ValueError, match="scale_tril had .*; allowed is a lower triangular"):
+            avb.posterior.fit(gaussian, 2, jax.random.key(0), settings=QUICK, start=given)
+
+
+@pytest.mark.parametrize("num_steps", [1, 120])
+@pytest.mark.parametrize("what", ["loss", "parameters"])
+def test_a_divergence_at_the_very_last_step_is_told(num_steps, what, monkeypatch):
+    def make_step(*_):
+        def step(state, batch):
+            bad = jnp.where(state.step == num_steps - 1, jnp.nan, 0.0)
+            loss, change = (bad, 0.0) if what == "loss" else (jnp.zeros([]), bad)
+            params = jax.tree.map(lambda leaf: leaf + change, state.params)
+            metrics = dict.fromkeys(("elbo_estimate", "critic_loss", "log_ratio"), loss)
+            return state._replace(step=state.step + 1, params=params), metrics
+
+        return step
+
+    monkeypatch.setattr(module, "make_train_step", make_step)
+    config = module.step_config(1, 3, QUICK._replace(num_steps=num_steps))
+    model = types.SimpleNamespace(init=lambda key: avb.Params({"a": jnp.zeros([])}, {}, {}))
+    x = np.ones((num_steps, 1, 1), np.float32)
+    with pytest.raises(FloatingPointError, match=f"not finite before step {num_steps}, .*smaller"):
+        module.train_on(model, config, jax.random.key(0), lambda at: x[at], False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import avb_jax as avb
+from avb_jax.posterior import numpyro_models
 
 numpyro = pytest.importorskip("numpyro", reason="needs the extra `inference`")
 dist = pytest.importorskip("numpyro.distributions")
@@ -59,6 +60,28 @@ def test_arviz_s_groups(guide):
     assert set(az.summary(data).index) == {"mu", "rho", "double"}
 
 
+def of_parts(data):
+    """The model above, its data a part of an argument, and a `factor` besides."""
+    model(data["scale"], data["y"])
+    numpyro.factor("nothing", jnp.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("of", "arguments"), [(model, (0.5, Y)), (of_parts, ({"scale": 0.5, "y": Y},))]
+)
+def test_predictions_are_not_the_data_however_these_are_given(guide, of, arguments):
+    """y ~ N(m, s² + σ²), N(m, s²) being μ's posterior: 4 standard errors of 2,000 draws, and 2%."""
+    space = numpyro_models._Space(of, jax.random.key(0), arguments, {})
+    fit = numpyro_models.NumPyroPosterior(guide.posterior.flat, of, space, (arguments, {}))
+    data = fit.to_arviz(jax.random.key(2), N)
+    predicted = np.asarray(data.posterior_predictive["y"]).reshape(-1, 5)
+    # The five predictions of one draw share its μ: they count as one.
+    scale, error = (0.25 / 5.25 + 0.25) ** 0.5, 4.0 / N**0.5 + 0.02
+    assert abs(predicted.mean() - float(Y.sum()) / 5.25) < error * scale
+    assert abs(predicted.std() / scale - 1.0) < error
+    np.testing.assert_array_equal(data.observed_data["y"], Y)
+
+
 def test_a_saved_posterior_of_a_model_is_given_back(guide, tmp_path):
     guide.posterior.save(tmp_path / "fit")
     loaded = avb.posterior.load_numpyro(tmp_path / "fit", model, 0.5, y=Y)
@@ -79,6 +102,21 @@ def test_the_guide_serves_predictive(guide):
     assert guide.sample_posterior(jax.random.key(1), sample_shape=(2, 3))["mu"].shape == (2, 3)
     quantiles = guide.quantiles(None, [0.05, 0.5, 0.95])["rho"]
     assert np.all(np.diff(quantiles) > 0.0)
+
+
+def test_the_guide_makes_hundreds_of_draws_at_once(guide):
+    """600 of a pool of 8,192: 22 or so twice. Moments to 4 standard errors and 2%; same by key."""
+    n = 600
+    predictive = numpyro.infer.Predictive(
+        model, guide=guide, params={}, num_samples=n, return_sites=["mu", "y"]
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        draws, again = (predictive(jax.random.key(5), 0.5) for _ in range(2))
+    mean, scale = float(Y.sum()) / 5.25, (0.25 / 5.25) ** 0.5
+    assert abs(np.mean(draws["mu"]) - mean) < (4.0 / n**0.5 + 0.02) * scale
+    assert abs(np.std(draws["mu"]) / scale - 1.0) < 4.0 / (2.0 * n) ** 0.5 + 0.02
+    assert n - 50 < len(np.unique(draws["mu"])) < n
+    np.testing.assert_array_equal(draws["y"], again["y"])
 
 
 def test_a_guide_that_is_not_fitted_says_so():
