@@ -102,6 +102,7 @@ def conditional_log_density(x, z):
     return log_prior(noise.at[:, 1].add(-noise[:, 0])) - 2.0 * x[:, 0]
 
 
+@pytest.mark.slow
 def test_a_conditional_density():
     x = 0.5 * jax.random.normal(jax.random.key(3), (DRAWS, 2))
     options = {"contrast": "learned", "batch_size": 512, "max_steps": 2500, "width": 32, "depth": 1}

@@ -58,6 +58,7 @@ def assert_same_params(a: Path, b: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(start_both, start_training, tmp_path):
     """The same noise and batches on four devices, here and there: equal up to rounding."""
     config = config_of(100, checkpoint_interval=0.5)

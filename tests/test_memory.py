@@ -84,7 +84,8 @@ def test_microbatches_without_noise_are_the_batch():
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
-@pytest.mark.parametrize("encoder", [pytest.param("basis", marks=pytest.mark.slow), "noise-mlp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["basis", "noise-mlp"])
 def test_microbatches_have_the_gradient_of_the_batch_on_average(encoder):
     """Within 4 standard errors in every entry, over 1,000 keys; and as noisy within a quarter."""
     config, model = built(encoder=encoder)
@@ -130,7 +131,12 @@ def test_rematerialisation_takes_less_memory():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "decoder"), [("basis", "mlp"), ("noise-mlp", "mlp"), ("noise-conv", "conv")]
+    ("encoder", "decoder"),
+    [
+        ("basis", "mlp"),
+        ("noise-mlp", "mlp"),
+        pytest.param("noise-conv", "conv", marks=pytest.mark.slow),
+    ],
 )
 def test_bfloat16_is_near_float32(encoder, decoder):
     """Parameters, gradients, metrics and draws are float32; metrics within 3 per cent."""

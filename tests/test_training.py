@@ -177,6 +177,7 @@ def test_the_newest_damaged_checkpoint_is_set_aside(tmp_path, caplog):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_any_image_shape_trains(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)

@@ -148,6 +148,10 @@ def test_a_row_by_other_settings_is_measured_again(tmp_path):
     assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
     assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
     assert rows("a", 20) == [("b", 10, 2), ("a", 20, 3)]
+    path.write_text('{"case": "c", "number": 9}\n')
+    assert experiment.measure_cases(path, [{"case": "c"}], measure, str, {"num_steps": 5}) == [
+        {"case": "c", "number": 9}
+    ]
 
 
 def test_two_may_write_one_file_at_once(tmp_path):

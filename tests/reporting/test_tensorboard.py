@@ -86,5 +86,5 @@ def test_a_complete_run_that_is_asked_again_writes_nothing(tmp_path):
 
 def test_without_tensorboardx_there_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match=r"not installed; pip install 'avb_jax\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"not installed; pip install -e '\.\[tensorboard\]'"):
         TensorBoardWriter(tmp_path)
