@@ -208,3 +208,9 @@ def fuse_steps(step: Step, num_steps: int | None = None) -> Step:
         )
 
     return steps
+
+
+@jax.jit
+def all_finite(tree: Tree) -> Array:
+    """Whether every number of every leaf is finite."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()

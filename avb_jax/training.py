@@ -8,7 +8,6 @@ from pathlib import Path
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from avb_jax.optimizers import Optimizers, build_optimizers
 from avb_jax.parallel import CompiledStep, compile_step, devices_for
 from avb_jax.reporting.metrics import MetricsWriter
 from avb_jax.run import Run
-from avb_jax.step import TrainState, fuse_steps, init_state, make_train_step
+from avb_jax.step import TrainState, all_finite, fuse_steps, init_state, make_train_step
 from avb_jax.workdir import Preempted, claimed, sigterm_noticed, writing
 
 LOSS_TERMS = ("reconstruction", "kl_estimate", "critic_loss", "elbo_estimate")
@@ -212,14 +211,9 @@ class _Clock:
 
 
 def _save(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-    if not _all_finite(state.params):
+    if not all_finite(state.params):
         raise FloatingPointError(
             f"step {step}: a parameter was not finite; training stopped and the last good "
             "checkpoint stays"
         )
     checkpoints.save(step, state)
-
-
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()

@@ -18,7 +18,7 @@ from avb_jax.posterior.engine import EXTRA_NOISE, build_model
 from avb_jax.posterior.fitted import FILE, Posterior
 from avb_jax.posterior.start import check_shape, check_start, find_start, moments_of
 from avb_jax.posterior.transitions import Transitions, number_needed, settle, tune
-from avb_jax.step import fuse_steps, init_state, make_train_step
+from avb_jax.step import all_finite, fuse_steps, init_state, make_train_step
 from avb_jax.types import Array, Key, Params
 
 STEPS_PER_CALL = 100
@@ -153,7 +153,7 @@ def train_on(
             means = {name: float(jnp.mean(value[:taken])) for name, value in metrics.items()}
             elbo, loss = means["elbo_estimate"], means["critic_loss"]
             # A step's metrics are of what it starts from: those of the last say nothing of its end.
-            if not np.isfinite(elbo + loss) or not _all_finite(state.params):
+            if not np.isfinite(elbo + loss) or not all_finite(state.params):
                 raise FloatingPointError(
                     f"parameters or losses were not finite before step {first + taken}, with an "
                     f"ELBO's estimate of {elbo} and a critic's loss of {loss}; try a smaller "
@@ -162,10 +162,6 @@ def train_on(
             bar.update(taken)
             bar.set_postfix(elbo_estimate=f"{elbo:.3f}", log_ratio=f"{means['log_ratio']:.3f}")
     return state.params, elbo
-
-
-def _all_finite(params: Params) -> bool:
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params))
 
 
 def finish(
