@@ -11,11 +11,22 @@ from tqdm import tqdm
 
 from avb_jax import objectives
 from avb_jax.choices import CRITIC_LOSSES
-from avb_jax.fitting import TRUNK_WIDTH, Draws, Pace, Problem, build_reference, descend, source
+from avb_jax.fitting import (
+    TRUNK_WIDTH,
+    Draws,
+    Pace,
+    Problem,
+    Reference,
+    build_references,
+    descend,
+    source,
+)
 from avb_jax.networks.critics import ResidualCritic
 from avb_jax.types import Array, Key
 
-FIT_CONTRASTS = ("prior", "moments", "learned", "flow")
+FIT_CONTRASTS = ("prior", "moments", "learned", "mixture", "flow", "best")
+WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alone they apply
+CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
 CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
 KEYS = ("r", "s", "init", "pool", "stop", "test")  # what a fit draws, each by its own key
@@ -63,7 +74,8 @@ class CriticFit(NamedTuple):
 
 
 def _check(sample, dim: int, x, contrast: str, loss: str, batch_size: int, max_steps: int):
-    allowed = [name for name in FIT_CONTRASTS if name != ("learned" if x is None else "moments")]
+    other = WITH_X if x is None else WITHOUT_X
+    allowed = [name for name in FIT_CONTRASTS if name not in other]
     if contrast not in allowed:
         case = "without x" if x is None else "with x"
         raise ValueError(f"contrast was {contrast!r}; allowed {case} are {', '.join(allowed)}")
@@ -87,7 +99,7 @@ def fit_critic(
     x: Array | None = None,
     held_out: Callable | None = None,
     context: Callable[[Array], Array] | None = None,
-    contrast: str = "flow",
+    contrast: str = "best",
     loss: str = "logistic",
     batch_size: int = 1024,
     max_steps: int = 18000,
@@ -98,8 +110,9 @@ def fit_critic(
     """Learns log q(z) or log q(z|x) from draws, to convergence, whatever draws them.
 
     First the contrast r is fitted by maximum likelihood, then the critic s is trained against
-    it in the coordinates in which r is N(0, I). Both descend on fresh draws until the loss on
-    held-out draws no longer falls, and keep the parameters of its least value.
+    it in coordinates in which r is N(0, I), or a mixture of unit covariance. Both descend on fresh
+    draws until the loss on held-out draws no longer falls, and keep the parameters of its least
+    value; a mixture is fitted by expectation-maximisation.
 
     Args:
         key: the same key gives the same fit.
@@ -111,7 +124,9 @@ def fit_critic(
             itself where it makes fresh draws. For a sampler that draws from a finite pool.
         context: x [B, ...] -> [B, F], what the critic is to see of x; x itself if not given.
         contrast: `prior` (N(0, I)), `moments` (of q, without x), `learned` (a Gaussian that x
-            moves), `flow` (a `CouplingFlow` and a `MixtureFlow`, after either).
+            moves), `mixture` (of at most 16 Gaussians, without x), `flow` (a `CouplingFlow` and a
+            `MixtureFlow`, after moments, and a `learned` one with x), `best` (without x the
+            mixture, unless the flow is clearly likelier on held-out draws; with x the flow).
         loss: the critic's, one of `CRITIC_LOSSES`.
         batch_size: draws of q, and of r, for each step.
         max_steps: at most two thirds of them for the contrast where that is fitted, the others
@@ -121,8 +136,8 @@ def fit_critic(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: for an unknown contrast or loss, `moments` with x, `learned` without, a count
-            too small, or a sampler whose draws are not [n, D].
+        ValueError: for an unknown contrast or loss, `moments` or `mixture` with x, `learned`
+            without, a count too small, or a sampler whose draws are not [n, D].
         FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
     """
     x = None if x is None else jnp.asarray(x)
@@ -131,34 +146,47 @@ def fit_critic(
     context = context or (lambda x: x)
     keys = dict(zip(KEYS, jax.random.split(key, len(KEYS)), strict=True))
     draw, other = (source(f, x, context, batch_size) for f in (sample, held_out or sample))
-    reference = build_reference(contrast, dim, draw, keys["pool"], batch_size, x is not None)
+    references = build_references(contrast, dim, draw, other, keys["pool"], x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
-    problem = Problem(reference, critic, loss)
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
-        alpha, psi, steps = _train(problem, draw, other, keys, bar)
+        problem, alpha, psi, steps = _train(references, critic, loss, draw, other, keys, bar)
     calibration = _calibrate(problem, psi, alpha, other, keys["test"], steps)
     return CriticFit(*_evaluators(problem, psi, alpha, context), calibration)
 
 
-def _train(problem: Problem, draw: Callable, other: Callable, keys: dict[str, Key], bar: tqdm):
-    """The contrast's parameters, then the critic's, and the steps that each of them took.
+def _train(
+    references: list[Reference], critic: ResidualCritic, loss: str, draw: Callable, other: Callable,
+    keys: dict[str, Key], bar: tqdm,
+):  # fmt: skip
+    """The likeliest contrast and its parameters, then the critic's, and the steps of both.
 
     They descend on draws by `draw`, and stop by draws by `other`.
     """
     example = jax.jit(draw)(keys["init"])
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
-    alpha, of_contrast = problem.reference.init(keys["init"], example), 0
-    most = bar.total * 2 // 3 if alpha else 0
-    if alpha:
-        loss = problem.likelihood_loss
-        alpha, of_contrast = descend(
-            keys["r"], alpha, loss, draw, stop, Pace(CONTRAST_RATE, most), bar
-        )
-    psi = problem.critic.init(keys["init"], example.context, example.z[:1])
-    loss, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
-    psi, of_critic = descend(keys["s"], psi, loss, draw, stop, pace, bar)
-    return alpha, psi, (of_contrast, of_critic)
+    fitted, most = [], 0
+    for reference in references:
+        alpha, steps = reference.init(keys["init"], example), 0
+        if alpha:
+            most, of_r = bar.total * 2 // 3, reference.likelihood_loss
+            pace = Pace(CONTRAST_RATE, most)
+            alpha, steps = descend(keys["r"], alpha, of_r, draw, stop, pace, bar)
+        fitted.append((reference, alpha, steps))
+    reference, alpha, of_contrast = min(fitted, key=partial(_shortfall, stop))
+    problem = Problem(reference, critic, loss)
+    psi = critic.init(keys["init"], example.context, example.z[:1])
+    of_s, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
+    psi, of_critic = descend(keys["s"], psi, of_s, draw, stop, pace, bar)
+    return problem, alpha, psi, (of_contrast, of_critic)
+
+
+def _shortfall(stop, fitted) -> float:
+    """Held-out loss, and what is expected of a contrast that chose its parameters by it."""
+    reference, alpha, _ = fitted
+    loss = jax.jit(partial(reference.likelihood_loss, alpha))
+    least = CLEARLY if alpha else 0.0
+    return least + float(jnp.mean(jax.lax.map(lambda batch: loss(*batch), stop)))
 
 
 def _evaluators(problem: Problem, psi, alpha, context: Callable) -> tuple[Callable, Callable]:

@@ -11,13 +11,15 @@ import optax.contrib
 from tqdm import tqdm
 
 from avb_jax import contrast as contrasts
-from avb_jax import objectives
+from avb_jax import gaussian_mixture, objectives
 from avb_jax.densities import log_prior
+from avb_jax.gaussian_mixture import GaussianMixture
 from avb_jax.networks.critics import LearnedContrast, ResidualCritic
 from avb_jax.networks.flows import CouplingFlow, MixtureFlow
 from avb_jax.types import Array, Gaussian, Key, Moments, Tree
 
 POOL = 65_536  # draws behind the moments that z is standardised by
+MIXTURE_POOLS, MIXTURE_VALUES = 4, 2**23  # as many of those behind a mixture, but no more values
 ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
 PATIENCE = 8  # rounds without it that make a plateau
@@ -40,9 +42,13 @@ class Draws(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The contrast: moments of all draws, a Gaussian of x, couplings, mixtures; each optional."""
+    """The contrast: moments of all draws, a Gaussian of x, and a mixture or a flow; each optional.
+
+    The moments and the mixture are fixed; what is not is in the parameters.
+    """
 
     pool: Gaussian | None = None
+    mixture: GaussianMixture | None = None
     gaussian: LearnedContrast | None = None
     couplings: CouplingFlow | None = None
     flow: MixtureFlow | None = None
@@ -58,7 +64,7 @@ class Reference(NamedTuple):
         return params
 
     def coordinates(self, params: Tree, draws: Draws) -> tuple[Array, Array]:
-        """(u [S, B, D], log r(z|x) [S, B]): u ~ N(0, I) where z ~ r."""
+        """(u [S, B, D], log r(z|x) [S, B]): u is as `sample` draws it where z ~ r."""
         u, log_scale = draws.z, jnp.zeros(draws.z.shape[1], draws.z.dtype)
         gaussians = []
         if self.pool:
@@ -70,6 +76,8 @@ class Reference(NamedTuple):
             u = contrasts.whiten(u, gaussian)
             log_scale = log_scale + contrasts.log_scale(gaussian, u)
         log_scale = log_scale[None]
+        if self.mixture:
+            return u, gaussian_mixture.log_density(self.mixture, u) - log_scale
         if self.couplings:
             u, log_turn = self.couplings.apply(params["couplings"], draws.context, u)
             log_scale = log_scale - log_turn
@@ -78,27 +86,61 @@ class Reference(NamedTuple):
             return u, log_density - log_scale
         return u, log_prior(u) - log_scale
 
+    def sample(self, key: Key, like: Array) -> Array:
+        """Draws of r in those coordinates, shaped and typed as u [S, B, D]."""
+        if self.mixture:
+            return gaussian_mixture.sample(self.mixture, key, like.shape)
+        return jax.random.normal(key, like.shape, like.dtype)
 
-def build_reference(
-    contrast: str, dim: int, draw: Callable, key: Key, batch_size: int, given_x: bool
-):
-    """The contrast of that name; its moments are those of `POOL` draws.
+    def likelihood_loss(self, params: Tree, draws: Draws, key: Key) -> Array:
+        """−E_q log r(z|x), nats."""
+        del key
+        return -jnp.mean(self.coordinates(params, draws)[1])
+
+
+def build_references(
+    contrast: str, dim: int, draw: Callable, other: Callable, key: Key, given_x: bool
+) -> list[Reference]:
+    """The contrast of that name; a mixture and a flow, of `best` without x.
+
+    Moments are those of `POOL` draws; a mixture has as many components as draws by `other` warrant.
 
     Raises:
         FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
     """
-    keys = jax.random.split(key, max(1, POOL // batch_size))
-    z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys).reshape(-1, 1, dim)
+    z = _pool(draw, key, POOL)
     moments = contrasts.sample_moments(z)
     pool = contrasts.from_moments(moments, "full")
     _check_spread(moments, pool)
     if contrast == "prior":
-        return Reference()
+        return [Reference()]
     gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
-    if contrast != "flow":
-        return Reference(pool, gaussian)
-    width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
-    return Reference(pool, gaussian, CouplingFlow() if dim > 1 else None, MixtureFlow(width))
+    found = []
+    if contrast == "mixture" or (contrast == "best" and not given_x):
+        found.append(Reference(pool, _mixture(pool, draw, other, key)))
+    if contrast in ("flow", "best"):
+        width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
+        couplings = CouplingFlow() if dim > 1 else None
+        found.append(Reference(pool, None, gaussian, couplings, MixtureFlow(width)))
+    return found or [Reference(pool, gaussian=gaussian)]
+
+
+def _pool(draw: Callable, key: Key, count: int) -> Array:
+    """Some `count` draws, in whole batches, as draws of one q: [n, 1, D]."""
+    one = jax.eval_shape(draw, key).z.shape
+    keys = jax.random.split(key, max(1, count // (one[0] * one[1])))
+    z = jax.jit(lambda keys: jax.lax.map(lambda k: draw(k).z, keys))(keys)
+    return z.reshape(-1, 1, one[-1])
+
+
+def _mixture(pool: Gaussian, draw: Callable, other: Callable, key: Key) -> GaussianMixture:
+    """Fitted to draws in the coordinates of the pool."""
+    dim = pool.mean.shape[-1]
+    keys = jax.random.split(key)
+    count = max(POOL, min(MIXTURE_POOLS * POOL, MIXTURE_VALUES // dim))
+    z, held_out = _pool(draw, keys[0], count), _pool(other, keys[1], POOL)
+    whitened = (contrasts.whiten(z, pool)[:, 0] for z in (z, held_out))
+    return gaussian_mixture.fit(keys[0], *whitened)
 
 
 def _check_spread(moments: Moments, pool: Gaussian) -> None:
@@ -135,20 +177,16 @@ def source(sample: Callable, x: Array | None, context: Callable, batch_size: int
 
 
 class Problem(NamedTuple):
-    """The two losses of a fit, each (parameters, draws, key) -> scalar once the rest is given."""
+    """The critic's loss, (parameters, draws, key) -> scalar once the contrast's are given."""
 
     reference: Reference
     critic: ResidualCritic
     loss: str
 
-    def likelihood_loss(self, alpha: Tree, draws: Draws, key: Key) -> Array:
-        del key
-        return -jnp.mean(self.reference.coordinates(alpha, draws)[1])
-
     def ratios(self, psi: Tree, alpha: Tree, draws: Draws, key: Key):
         """s at the draws of q and at as many of r, and log q̂ at those of q: [S, B] each."""
         u, log_r = self.reference.coordinates(alpha, draws)
-        both = jnp.concatenate([u, jax.random.normal(key, u.shape, u.dtype)])
+        both = jnp.concatenate([u, self.reference.sample(key, u)])
         s_q, s_r = jnp.split(self.critic.apply(psi, draws.context, both), 2)
         return s_q, s_r, s_q + log_r
 

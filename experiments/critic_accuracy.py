@@ -19,7 +19,7 @@ from known_samplers import SAMPLERS, X_DIM, conditional
 import avb_jax as avb
 from avb_jax import experiment, reporting
 from avb_jax.choices import CRITIC_LOSSES
-from avb_jax.critic_fit import FIT_CONTRASTS
+from avb_jax.critic_fit import FIT_CONTRASTS, WITH_X, WITHOUT_X
 from avb_jax.files import write_atomically
 
 DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
@@ -27,7 +27,7 @@ IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")
 
 flags.DEFINE_list("samplers", list(SAMPLERS), f"of {', '.join(SAMPLERS)}")
 flags.DEFINE_list("dims", ["1", "2", "4", "8", "16", "32"], "D, dimensions of z")
-flags.DEFINE_list("contrasts", ["flow"], f"of {', '.join(FIT_CONTRASTS)}; each where it applies")
+flags.DEFINE_list("contrasts", ["best"], f"of {', '.join(FIT_CONTRASTS)}; each where it applies")
 flags.DEFINE_list("losses", ["logistic"], f"of {', '.join(CRITIC_LOSSES)}")
 flags.DEFINE_enum("given", "both", ["nothing", "x", "both"], "q(z), q(z|x), or both")
 flags.DEFINE_integer("seed", 0, "of samplers and fits", lower_bound=0, upper_bound=2**32 - 1)
@@ -83,13 +83,13 @@ def cases() -> list[dict]:
     for dim, sampler, with_x, contrast, loss in itertools.product(
         dims, values.samplers, given, values.contrasts, values.losses
     ):
-        if contrast != ("moments" if with_x else "learned"):
+        if contrast not in (WITHOUT_X if with_x else WITH_X):
             row = (sampler, with_x, dim, contrast, loss, values.seed)
             found.append(dict(zip(IDENTITY, row, strict=True)))
     if not found:
         raise ValueError(
             "samplers, dims, contrasts and losses left nothing to fit; allowed is one of each at "
-            "least, and moments without x, learned with it"
+            "least, and moments or mixture without x, learned with it"
         )
     return found
 

@@ -10,9 +10,10 @@ import pytest
 import scipy.stats
 
 import avb_jax as avb
+from avb_jax import gaussian_mixture
 from avb_jax.critic_fit import _mean
 from avb_jax.densities import LOG_2PI, log_prior
-from avb_jax.fitting import Draws, build_reference, source
+from avb_jax.fitting import Draws, build_references, source
 
 DRAWS = 4000
 KEY = jax.random.key(11)
@@ -68,12 +69,36 @@ def test_the_critic_learns_what_the_contrast_lacks(loss):
 
 @pytest.mark.slow
 def test_the_flow_leaves_the_critic_little_to_do():
-    fit = avb.fit_critic(KEY, two_modes, 1, batch_size=512, max_steps=2000, width=32, depth=1)
+    options = {"contrast": "flow", "batch_size": 512, "max_steps": 2000, "width": 32, "depth": 1}
+    fit = avb.fit_critic(KEY, two_modes, 1, **options)
     z = two_modes(jax.random.key(1), DRAWS)
     bias, rmse = errors(fit, z, two_modes_log_density(z))
     assert abs(bias) < 0.01 and rmse < 0.1
     assert abs(fit.calibration.kl) < 0.01
     assert fit.calibration.held_out_loss == pytest.approx(2.0 * np.log(2.0), abs=0.01)
+
+
+def test_a_mixture_needs_no_critic_at_all():
+    """Two components are all that two modes are, by 65,536 draws of them and more."""
+    options = {"batch_size": 512, "max_steps": 500, "width": 32, "depth": 1}
+    fit = avb.fit_critic(KEY, two_modes, 1, contrast="mixture", **options)
+    z = two_modes(jax.random.key(1), DRAWS)
+    bias, rmse = errors(fit, z, two_modes_log_density(z))
+    assert abs(bias) < 0.01 and rmse < 0.03
+    assert fit.calibration.reference_mean_ratio == pytest.approx(1.0, abs=0.02)
+    assert fit.calibration.steps == (0, 500)
+
+
+@pytest.mark.parametrize("most, best", [(2, "mixture"), (1, "flow")])
+def test_the_best_contrast_is_the_likelier(most, best, monkeypatch):
+    """Of two modes that is a mixture, but for one of a single component."""
+    monkeypatch.setattr(gaussian_mixture, "MOST", most)
+    options = {"batch_size": 512, "max_steps": 750, "width": 8, "depth": 1}
+    z = two_modes(jax.random.key(1), 10)
+    fits = [avb.fit_critic(KEY, two_modes, 1, contrast=name, **options) for name in ("best", best)]
+    log_r = [fit.log_density(z) - fit.log_ratio(z) for fit in fits]
+    np.testing.assert_allclose(*log_r, atol=1e-4)
+    assert fits[0].calibration.steps == (0 if best == "mixture" else 500, 250)
 
 
 def test_a_gaussian_of_known_moments_needs_no_critic_at_all():
@@ -191,7 +216,8 @@ def test_draws_near_a_line_are_not(correlation):
         return jnp.stack([z[:, 0], correlation * z[:, 0] + rest * z[:, 1]], axis=1)
 
     z = near(jax.random.key(1), DRAWS)
-    reference = build_reference("moments", 2, source(near, None, None, 512), KEY, 512, False)
+    draw = source(near, None, None, 512)
+    (reference,) = build_references("moments", 2, draw, draw, KEY, given_x=False)
     found = reference.coordinates({}, Draws(None, z[:, None]))[1]
     covariance = [[1.0, correlation], [correlation, 1.0]]
     truth = scipy.stats.multivariate_normal(cov=covariance).logpdf(np.asarray(z, np.float64))
