@@ -231,12 +231,13 @@ def measure_cases(
     measure: Callable[[dict], dict],
     line: Callable[[dict], str],
     settings: Mapping[str, Any] | None = None,
+    check: Callable[[Sequence[dict]], None] | None = None,
 ) -> list[dict]:
     """The rows of a JSON-lines file, with a new one for each case that it does not hold yet.
 
     A row is its case, the settings that all cases are measured by, and what `measure` adds,
     written and printed as soon as it is there. It takes the place of a row by other settings; one
-    that does not say by which stays.
+    that does not say by which stays. `check` may refuse the cases to measure before the first.
 
     Raises:
         ValueError: if another process measures there.
@@ -246,6 +247,8 @@ def measure_cases(
         rows = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
         known = [row for row in rows if {**settings, **row} == {**row, **settings}]
         todo = [case for case in cases if not any(case.items() <= row.items() for row in known)]
+        if check:
+            check(todo)
         for number, case in enumerate(todo, start=1):
             row = plain({**measure(case), **settings})
             rows = [other for other in rows if not case.items() <= other.items()] + [row]

@@ -154,6 +154,24 @@ def test_a_row_by_other_settings_is_measured_again(tmp_path):
     ]
 
 
+def test_only_cases_still_to_measure_are_checked(tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def check(cases):
+        if {"case": 2} in cases:
+            raise ValueError("case was 2")
+
+    def rows(*names):
+        cases = [{"case": name} for name in names]
+        return experiment.measure_cases(path, cases, lambda case: case, str, check=check)
+
+    with pytest.raises(ValueError, match="case was 2"):
+        rows(1, 2)
+    assert rows(1) == [{"case": 1}]
+    path.write_text('{"case": 1}\n{"case": 2}\n')
+    assert rows(1, 2) == [{"case": 1}, {"case": 2}]
+
+
 def test_two_may_write_one_file_at_once(tmp_path):
     """It is whole, and either's, and nothing else is left."""
     script = "import sys; from avb_jax.files import write_atomically as w\n"
