@@ -11,17 +11,9 @@ from tqdm import tqdm
 
 from avb_jax import objectives
 from avb_jax.choices import CRITIC_LOSSES
-from avb_jax.fitting import (
-    TRUNK_WIDTH,
-    Draws,
-    Pace,
-    Problem,
-    Reference,
-    build_references,
-    descend,
-    source,
-)
+from avb_jax.fitting import Pace, Problem, descend
 from avb_jax.networks.critics import ResidualCritic
+from avb_jax.reference import TRUNK_WIDTH, Draws, Reference, build_references, source
 from avb_jax.types import Array, Key
 
 FIT_CONTRASTS = ("prior", "moments", "learned", "mixture", "flow", "best")

@@ -13,7 +13,7 @@ import avb_jax as avb
 from avb_jax import gaussian_mixture
 from avb_jax.critic_fit import _mean
 from avb_jax.densities import LOG_2PI, log_prior
-from avb_jax.fitting import Draws, build_references, source
+from avb_jax.reference import Draws, build_references, source
 
 DRAWS = 4000
 KEY = jax.random.key(11)
