@@ -21,7 +21,15 @@ WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alon
 CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
 CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
-KEYS = ("r", "s", "init", "pool", "stop", "test")  # what a fit draws, each by its own key
+KEYS = (
+    "r",
+    "s",
+    "init",
+    "pool",
+    "stop",
+    "test",
+    "mixture",
+)  # what a fit draws, each by its own key
 
 
 class Calibration(NamedTuple):
@@ -138,7 +146,7 @@ def fit_critic(
     context = context or (lambda x: x)
     keys = dict(zip(KEYS, jax.random.split(key, len(KEYS)), strict=True))
     draw, other = (source(f, x, context, batch_size) for f in (sample, held_out or sample))
-    references = build_references(contrast, dim, draw, other, keys["pool"], x is not None)
+    references = build_references(contrast, dim, draw, other, keys, x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
         problem, alpha, psi, steps = _train(references, critic, loss, draw, other, keys, bar)

@@ -90,7 +90,7 @@ class Reference(NamedTuple):
 
 
 def build_references(
-    contrast: str, dim: int, draw: Callable, other: Callable, key: Key, given_x: bool
+    contrast: str, dim: int, draw: Callable, other: Callable, keys: dict[str, Key], given_x: bool
 ) -> list[Reference]:
     """The contrast of that name; a mixture and a flow, of `best` without x.
 
@@ -99,7 +99,7 @@ def build_references(
     Raises:
         FloatingPointError: if the draws are not finite, or lie in less than D dimensions.
     """
-    z = _pool(draw, key, POOL)
+    z = _pool(draw, keys["pool"], POOL)
     moments = contrasts.sample_moments(z)
     pool = contrasts.from_moments(moments, "full")
     _check_spread(moments, pool)
@@ -108,7 +108,7 @@ def build_references(
     gaussian = LearnedContrast(dim, TRUNK_WIDTH, 2) if given_x else None
     found = []
     if contrast == "mixture" or (contrast == "best" and not given_x):
-        found.append(Reference(pool, _mixture(pool, draw, other, key)))
+        found.append(Reference(pool, _mixture(pool, draw, other, keys["mixture"])))
     if contrast in ("flow", "best"):
         width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
         couplings = CouplingFlow() if dim > 1 else None
@@ -127,11 +127,11 @@ def _pool(draw: Callable, key: Key, count: int) -> Array:
 def _mixture(pool: Gaussian, draw: Callable, other: Callable, key: Key) -> GaussianMixture:
     """Fitted to draws in the coordinates of the pool."""
     dim = pool.mean.shape[-1]
-    keys = jax.random.split(key)
+    keys = jax.random.split(key, 3)
     count = max(POOL, min(MIXTURE_POOLS * POOL, MIXTURE_VALUES // dim))
     z, held_out = _pool(draw, keys[0], count), _pool(other, keys[1], POOL)
     whitened = (contrasts.whiten(z, pool)[:, 0] for z in (z, held_out))
-    return gaussian_mixture.fit(keys[0], *whitened)
+    return gaussian_mixture.fit(keys[2], *whitened)
 
 
 def _check_spread(moments: Moments, pool: Gaussian) -> None:

@@ -217,7 +217,7 @@ def test_draws_near_a_line_are_not(correlation):
 
     z = near(jax.random.key(1), DRAWS)
     draw = source(near, None, None, 512)
-    (reference,) = build_references("moments", 2, draw, draw, KEY, given_x=False)
+    (reference,) = build_references("moments", 2, draw, draw, {"pool": KEY}, given_x=False)
     found = reference.coordinates({}, Draws(None, z[:, None]))[1]
     covariance = [[1.0, correlation], [correlation, 1.0]]
     truth = scipy.stats.multivariate_normal(cov=covariance).logpdf(np.asarray(z, np.float64))
