@@ -89,7 +89,9 @@ def test_a_mixture_needs_no_critic_at_all():
     assert fit.calibration.steps == (0, 500)
 
 
-@pytest.mark.parametrize("most, best", [(2, "mixture"), (1, "flow")])
+@pytest.mark.parametrize(
+    "most, best", [(2, "mixture"), pytest.param(1, "flow", marks=pytest.mark.slow)]
+)
 def test_the_best_contrast_is_the_likelier(most, best, monkeypatch):
     """Of two modes that is a mixture, but for one of a single component."""
     monkeypatch.setattr(gaussian_mixture, "MOST", most)

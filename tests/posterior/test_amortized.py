@@ -18,6 +18,7 @@ def log_joint(x, z):
     return -0.5 * jnp.square(z[0]) - 0.5 * jnp.sum(jnp.square((x - z[0]) / NOISE))
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_posterior():
     """N(m(x), 1/9), m(x) = 4 Σ x/9: means within 0.05, standard deviations within 8%."""
     rng = np.random.default_rng(0)
