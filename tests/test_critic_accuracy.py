@@ -76,7 +76,7 @@ def test_the_table_has_a_line_for_each_fit():
 
 def test_the_command_goes_on_where_it_was(tmp_path):
     """A fit that is in the file is not made again; table and figure are made from the file."""
-    done = row(sampler="linear", dim=1, seed=0)
+    done = row(sampler="linear", dim=1, contrast="best", seed=0)
     path = tmp_path / "critic_accuracy.jsonl"
     path.write_text(json.dumps(done) + "\n")
     command = [sys.executable, str(EXPERIMENTS / "critic_accuracy.py"), f"--workdir={tmp_path}"]
