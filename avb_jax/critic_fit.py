@@ -21,15 +21,7 @@ WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alon
 CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
 CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
-KEYS = (
-    "r",
-    "s",
-    "init",
-    "pool",
-    "stop",
-    "test",
-    "mixture",
-)  # what a fit draws, each by its own key
+KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture")  # of what a fit draws
 
 
 class Calibration(NamedTuple):
@@ -173,7 +165,9 @@ def _train(
             pace = Pace(CONTRAST_RATE, most)
             alpha, steps = descend(keys["r"], alpha, of_r, draw, stop, pace, bar)
         fitted.append((reference, alpha, steps))
-    reference, alpha, of_contrast = min(fitted, key=partial(_shortfall, stop))
+    if len(fitted) > 1:  # one alone needs no look at its loss, which has to be compiled
+        fitted.sort(key=partial(_shortfall, stop))
+    reference, alpha, of_contrast = fitted[0]
     problem = Problem(reference, critic, loss)
     psi = critic.init(keys["init"], example.context, example.z[:1])
     of_s, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
