@@ -159,7 +159,7 @@ def _train(
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
     fitted, most = [], 0
     for reference in references:
-        alpha, steps = reference.init(keys["init"], example), 0
+        alpha, steps = jax.jit(reference.init)(keys["init"], example), 0
         if alpha:
             most, of_r = bar.total * 2 // 3, reference.likelihood_loss
             pace = Pace(CONTRAST_RATE, most)
@@ -169,7 +169,7 @@ def _train(
         fitted.sort(key=partial(_shortfall, stop))
     reference, alpha, of_contrast = fitted[0]
     problem = Problem(reference, critic, loss)
-    psi = critic.init(keys["init"], example.context, example.z[:1])
+    psi = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])
     of_s, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
     psi, of_critic = descend(keys["s"], psi, of_s, draw, stop, pace, bar)
     return problem, alpha, psi, (of_contrast, of_critic)

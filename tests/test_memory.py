@@ -96,6 +96,7 @@ def test_microbatches_have_the_gradient_of_the_batch_on_average(encoder):
     assert 0.75 < np.sqrt(other.var(0).sum() / one.var(0).sum()) < 1.25
 
 
+@pytest.mark.slow
 def test_microbatches_on_four_devices_agree_with_one():
     config, model = built(microbatches=2)
     step, state = step_of(config, model)
@@ -134,7 +135,7 @@ def test_rematerialisation_takes_less_memory():
     ("encoder", "decoder"),
     [
         ("basis", "mlp"),
-        ("noise-mlp", "mlp"),
+        pytest.param("noise-mlp", "mlp", marks=pytest.mark.slow),
         pytest.param("noise-conv", "conv", marks=pytest.mark.slow),
     ],
 )
@@ -173,6 +174,7 @@ def test_bfloat16_learns():
     assert abs(np.mean(ends[0][-20:]) - np.mean(ends[1][-20:])) < 0.3
 
 
+@pytest.mark.slow
 def test_a_sharded_optimiser_is_the_same_in_parts():
     """Each device holds a quarter of Adam's moments; parameters agree with the replicated run."""
     config, model = built(schedule="constant")

@@ -26,12 +26,6 @@ SMALL = {
     "04_inside_the_step": {"NUM_STEPS": 40, "NUM_SAMPLES": 8, "WIDTH": 8, "DRAWS": 50},
     "05_many_devices": {"NUM_STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 8},
 }
-SLOW = (
-    "01_first_avb",
-    "02_mnist",
-    "03_your_own_model",
-    "05_many_devices",
-)  # half a minute each
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -67,11 +61,8 @@ def this_checkout(monkeypatch, tmp_path):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(path, tmp_path):
     printed = execute(path, tmp_path, **SMALL[path.stem])
     assert "×" in printed  # the devices

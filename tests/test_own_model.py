@@ -61,7 +61,7 @@ def exact_elbo(params: avb.Params, x: np.ndarray) -> float:
     return float(np.mean(reconstruction)) - exact_kl(params, x)
 
 
-@pytest.mark.parametrize("contrast", ["moments", "prior"])
+@pytest.mark.parametrize("contrast", ["moments", pytest.param("prior", marks=pytest.mark.slow)])
 def test_a_model_made_by_hand_trains_with_any_optax_transformation(contrast):
     """No Flax, no image: x ~ N(0, 1.25), so that w = ±1, and then q can be the true posterior.
 

@@ -18,6 +18,19 @@ from avb_jax.types import View
 SHAPE = (2, 2, 1)
 LOSSES = ("logistic", "exp", "exp_as_written")
 CONTRASTS = ("prior", "moments-full", "moments-diagonal", "learned")
+LOGISTIC = ("logistic", "noise-mlp", "residual")
+COMBINATIONS = [
+    *((*pair, "noise-mlp", "residual") for pair in itertools.product(LOSSES, CONTRASTS)),
+    *(("logistic", contrast, "basis", "residual") for contrast in CONTRASTS),
+    *(("logistic", contrast, "noise-mlp", "informed") for contrast in ("prior", "moments-full")),
+]
+
+
+def is_fast(loss, contrast, encoder, critic) -> bool:
+    """Each loss, contrast, encoder and critic once; the other combinations take minutes."""
+    return contrast == "moments-full" or (loss, encoder, critic) == LOGISTIC
+
+
 SMALL = {
     "latent_dim": 2,
     "width": 8,
@@ -122,9 +135,7 @@ def separate_losses(model, config, key, x):
 @pytest.mark.filterwarnings("ignore:critic_loss 'exp_as_written'")
 @pytest.mark.parametrize(
     "loss,contrast,encoder,critic",
-    [(*pair, "noise-mlp", "residual") for pair in itertools.product(LOSSES, CONTRASTS)]
-    + [("logistic", contrast, "basis", "residual") for contrast in CONTRASTS]
-    + [("logistic", contrast, "noise-mlp", "informed") for contrast in ("prior", "moments-full")],
+    [pytest.param(*c, marks=() if is_fast(*c) else pytest.mark.slow) for c in COMBINATIONS],
 )
 def test_fused_gradients_equal_two_separate_ones(loss, contrast, encoder, critic):
     """float64, relative 1e-6 of each leaf's norm, for every critic loss × contrast."""

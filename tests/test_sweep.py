@@ -59,6 +59,7 @@ def test_a_sweep_makes_each_run_once(command_environment, tmp_path):
     assert "| gaussian-width=16 | 1 |" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_told_of_and_the_others_go_on(command_environment, tmp_path):
     arguments = (*QUICK, f"--workdir={tmp_path}", "--posteriors=gaussian", "--schedule=constant")
     rates = "--sweep=learning_rate=1e30,1e-3"
@@ -159,6 +160,7 @@ print(mnist.config_of_flags().to_json())
 """
 
 
+@pytest.mark.slow
 def test_the_papers_networks_train_for_a_few_steps(command_environment):
     """`--scale=paper` of experiments/mnist.py: its step is compiled, and its losses are finite."""
     told = subprocess.run(

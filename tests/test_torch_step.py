@@ -28,7 +28,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv", "posterior"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("conv", marks=pytest.mark.slow), "posterior"])
 def test_gradients_in_torch_are_ours(name):
     """float32, relative 1e-3 of each leaf's norm, away from the zeros that layers start from."""
     if name == "posterior":

@@ -23,6 +23,7 @@ from avb_jax.evaluation.annealing import PRIOR_SHARE, SCHEDULES, schedule
 B, D, N = 24, 2, 3  # N: how many more pixels than latents
 SIGMAS = 3.0  # tolerated standard errors, at fixed seeds
 BRIEF = AISSettings(num_temperatures=60, num_chains=4, num_leapfrog=2, num_fit=64)
+FAST = ("defensive", "gaussian")  # the default, and one that is fitted alone
 
 
 class LinearGaussian(NamedTuple):
@@ -60,7 +61,9 @@ def error(result, exact) -> tuple[float, float]:
     return difference.mean(), difference.std() / len(exact) ** 0.5
 
 
-@pytest.mark.parametrize("start", PRIOR_SHARE)
+@pytest.mark.parametrize(
+    "start", [pytest.param(s, marks=() if s in FAST else pytest.mark.slow) for s in PRIOR_SHARE]
+)
 def test_the_bounds_are_on_their_sides_of_the_truth(start):
     """Within 3 standard errors, and within 0.02 nats besides, but for the path from the prior."""
     model, params, x, z, exact = simulated(0)
@@ -103,6 +106,7 @@ def test_gradients_are_those_of_the_log_likelihood():
             assert np.std(error) < np.std(theirs)
 
 
+@pytest.mark.slow
 def test_in_double_precision():
     """The bound is of the chains' dtype, within 3 standard errors and 0.02 nats besides."""
     model, params, x, _, exact = simulated(0)
@@ -114,6 +118,7 @@ def test_in_double_precision():
     assert abs(mean) < SIGMAS * stderr + 0.02
 
 
+@pytest.mark.slow
 def test_more_temperatures_are_nearer_to_the_truth():
     """From the prior, the farthest start, without jumps."""
     model, params, x, _, exact = simulated(1)

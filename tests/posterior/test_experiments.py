@@ -102,6 +102,7 @@ def test_the_schools_go_on_where_they_were(command_environment, tmp_path):
     assert wrong.returncode == 2 and "methods had gibbs; allowed are avb" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_target_s_figure_is_of_the_draws_that_are_kept(command_environment, tmp_path):
     """One quick guide of the ring."""
     options = ["--target=ring", "--methods=mean-field", "--num_draws=500", f"--workdir={tmp_path}"]
