@@ -19,7 +19,8 @@ MOST = 8  # components
 PART = 4096  # draws whose shares are computed at once, and behind the first means
 TRIALS, TRIAL_PARTS = 4, 2  # first means that are tried, on so few of the draws
 COUNTING = 4  # of all draws, one in so many tells how many components there are
-ITERATIONS, TOLERANCE = 30, 1e-4  # nats that another iteration must gain
+# Iterations, the more the cheaper they are, by K D²; and the nats that another one must gain.
+LEAST_ITERATIONS, MOST_ITERATIONS, AFFORDABLE, TOLERANCE = 30, 200, 2**14, 1e-6
 IMPROVEMENT = 1e-3  # nats of held-out likelihood that twice as many components must gain
 
 
@@ -99,10 +100,12 @@ def _start(key: Key, z: Array, count: int) -> GaussianMixture:
 
 def _maximise(mixture: GaussianMixture, parts: Array) -> tuple[GaussianMixture, Array]:
     """EM until an iteration gains nothing; and the mean log-likelihood before the last one."""
+    values = mixture.components.scale_tril.size
+    most = max(LEAST_ITERATIONS, min(MOST_ITERATIONS, AFFORDABLE // values))
 
     def gains(carry):
         _, before, now, taken = carry
-        return (taken < 2) | ((now > before + TOLERANCE) & (taken < ITERATIONS))
+        return (taken < 2) | ((now > before + TOLERANCE) & (taken < most))
 
     def iterate(carry):
         mixture, _, now, taken = carry
