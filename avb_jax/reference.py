@@ -158,10 +158,17 @@ def source(sample: Callable, x: Array | None, context: Callable, batch_size: int
 
     def draw(key):
         key_x, key_z = jax.random.split(key)
-        chosen = jax.random.permutation(key_x, len(x))[:rows]
+        chosen = _one_of_each_part(key_x, len(x), rows)
         some = x[chosen]
         keys = jax.random.split(key_z, max(1, batch_size // rows))
         z = jax.vmap(sample, (0, None))(keys, some)
         return Draws(context(some), z, chosen)
 
     return draw
+
+
+def _one_of_each_part(key: Key, count: int, parts: int) -> Array:
+    """Numbers below `count`, each as likely as any, from equal parts: [parts], with no sorting."""
+    within = jax.random.uniform(key, (parts,), jnp.float32)
+    at = (jnp.arange(parts, dtype=jnp.float32) + within) * (count / parts)
+    return jnp.minimum(at.astype(jnp.int32), count - 1)

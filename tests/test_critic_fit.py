@@ -232,6 +232,18 @@ def test_draws_near_a_line_are_not(correlation):
     assert abs(np.mean(found) - np.mean(truth)) < 0.02
 
 
+@pytest.mark.parametrize("n", [1, 20, 180, 300])
+def test_each_x_is_drawn_as_often(n):
+    """In 4,000 batches, to 5 standard errors of a Poisson count; of a few, once in every batch."""
+    draw = source(lambda key, x: x, jnp.zeros((n, 1)), lambda x: x, 1024)
+    rows = np.asarray(jax.vmap(lambda key: draw(key).rows)(jax.random.split(KEY, 4000)))
+    expected = 4000 * min(1.0, 128 / n)
+    error = 0.0 if n <= 128 else expected**0.5
+    found = np.bincount(rows.ravel(), minlength=n)
+    assert rows.shape == (4000, min(n, 128))
+    assert np.all(np.abs(found - expected) <= 5.0 * error)
+
+
 @pytest.mark.parametrize("n", [1, 20, 300])
 def test_standard_errors_count_each_x_once(n):
     """z|x = x + ε/2, batch after batch of n x, of which 128 at most fit in one.
