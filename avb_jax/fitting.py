@@ -18,7 +18,8 @@ from avb_jax.types import Array, Key, Tree
 ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
 PATIENCE = 8  # rounds without it that make a plateau
-MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what is no matrix, in that of the matrices
+MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what Adam takes, in that of the matrices
+LARGEST = 128  # smaller side of a matrix that Muon takes: others cost it more than their gradient
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
 
 
@@ -52,6 +53,26 @@ class Pace(NamedTuple):
     most: int
 
 
+def _muon() -> optax.GradientTransformation:
+    """At a rate of 1, and of Adam's for what is no matrix, or too large a one."""
+
+    def orthogonalised(params):
+        def of(p):
+            small = p.ndim == 2 and min(p.shape) <= LARGEST
+            return optax.contrib.MuonDimensionNumbers() if small else None
+
+        return jax.tree.map(of, params)
+
+    muon = optax.contrib.muon(
+        1.0,
+        beta=MOMENTUM,
+        adam_learning_rate=ADAM_SHARE,
+        muon_weight_dimension_numbers=orthogonalised,
+    )
+    clipped = optax.chain(optax.clip_by_global_norm(CLIP_NORM), muon)
+    return optax.apply_if_finite(clipped, max_consecutive_errors=ROUND)
+
+
 def descend(
     key: Key, params: Tree, loss: Callable, draw: Callable, stop, pace: Pace, bar: tqdm
 ) -> tuple[Tree, int]:
@@ -72,10 +93,7 @@ def descend(
     Raises:
         FloatingPointError: if the loss is not finite at the start.
     """
-    muon = optax.contrib.muon(1.0, beta=MOMENTUM, adam_learning_rate=ADAM_SHARE)
-    optimizer = optax.apply_if_finite(
-        optax.chain(optax.clip_by_global_norm(CLIP_NORM), muon), max_consecutive_errors=ROUND
-    )
+    optimizer = _muon()
 
     def held_out(params):
         return jnp.mean(jax.lax.map(lambda batch: loss(params, *batch), stop))
