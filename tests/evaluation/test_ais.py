@@ -159,6 +159,7 @@ class TwoModes(NamedTuple):
         return x[None] / (1.0 + self.scale**2) + variance**0.5 * noise
 
 
+@pytest.mark.slow
 def test_a_mode_that_q_has_not_is_found():
     """log p(x) is log N(x; 0, (1 + s²) I): half of it is out of sight of q and of local moves."""
     model, x = TwoModes(0.1), 0.5 * jnp.ones((B, 2))

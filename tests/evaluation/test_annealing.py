@@ -39,6 +39,7 @@ def simulated():
     return jnp.asarray(z, jnp.float32), jnp.asarray(x, jnp.float32), exact
 
 
+@pytest.mark.slow
 def test_bounds_under_a_hard_support():
     """The mean of exp(lower − log p) is 1, of exp(log p − upper) at most 1; a height's slope is 1.
 

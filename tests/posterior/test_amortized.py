@@ -40,6 +40,7 @@ def test_each_row_has_its_own_posterior():
         fit.sample(jax.random.key(1), np.zeros((3, 5)), 2)
 
 
+@pytest.mark.slow
 def test_log_joint_is_given_the_rows_to_the_last_bit():
     """Integers, which would not survive being standardised and taken back: NaN for any other x."""
     x = np.random.default_rng(0).integers(0, 10, (64, 2)).astype(np.float32)

@@ -95,6 +95,7 @@ def test_a_saved_posterior_of_a_model_is_given_back(guide, tmp_path):
         avb.posterior.load_numpyro(tmp_path / "fit", another, 0.5, y=Y)
 
 
+@pytest.mark.slow
 def test_the_guide_serves_predictive(guide):
     predictive = numpyro.infer.Predictive(model, guide=guide, params={}, num_samples=7)
     with jax.numpy_dtype_promotion("standard"):
