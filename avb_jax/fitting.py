@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -53,21 +54,19 @@ class Pace(NamedTuple):
     most: int
 
 
+def _orthogonalised(parameter: Array) -> optax.contrib.MuonDimensionNumbers | None:
+    """How Muon is to take it; None, which leaves it to Adam, of no matrix or too large a one."""
+    small = parameter.ndim == 2 and min(parameter.shape) <= LARGEST
+    return optax.contrib.MuonDimensionNumbers() if small else None
+
+
 def _muon() -> optax.GradientTransformation:
-    """At a rate of 1, and of Adam's for what is no matrix, or too large a one."""
-
-    def orthogonalised(params):
-        def of(p):
-            small = p.ndim == 2 and min(p.shape) <= LARGEST
-            return optax.contrib.MuonDimensionNumbers() if small else None
-
-        return jax.tree.map(of, params)
-
+    """Muon at a rate of 1, clipped, and without the steps that are not finite."""
     muon = optax.contrib.muon(
         1.0,
         beta=MOMENTUM,
         adam_learning_rate=ADAM_SHARE,
-        muon_weight_dimension_numbers=orthogonalised,
+        muon_weight_dimension_numbers=partial(jax.tree.map, _orthogonalised),
     )
     clipped = optax.chain(optax.clip_by_global_norm(CLIP_NORM), muon)
     return optax.apply_if_finite(clipped, max_consecutive_errors=ROUND)
