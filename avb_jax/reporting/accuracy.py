@@ -58,7 +58,7 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
             2 * (_WIDTH + _GAP) + _LEGEND,
             len(settings) * (_HEIGHT + _GAP),
             "Error of log q̂ on fresh draws, nats",
-            "solid: q(z); dashed: q(z|x)",
+            "solid: q(z); dashed and hollow: q(z|x)",
             "",
         )
         legend: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
 def _draw_lines(axes, rows: Sequence[Row], name: str, colours: Mapping[str, str]) -> None:
     axes.axhline(0.0, color=RULE, linewidth=0.8)
     for sampler, colour in colours.items():
-        for given_x, dashes in ((False, "-"), (True, "--")):
+        for given_x, dashes, inside in ((True, "--", "white"), (False, "-", colour)):
             line = sorted(
                 (row["dim"], row[name])
                 for row in rows
@@ -91,7 +91,7 @@ def _draw_lines(axes, rows: Sequence[Row], name: str, colours: Mapping[str, str]
             if line:
                 dims, values = zip(*line, strict=True)
                 axes.plot(dims, values, dashes, marker="o", markersize=3, color=colour,
-                          linewidth=1.2, label=sampler)  # fmt: skip
+                          markerfacecolor=inside, linewidth=1.2, label=sampler)  # fmt: skip
     ticks = sorted({row["dim"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(dim) for dim in ticks])
