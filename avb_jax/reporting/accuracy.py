@@ -80,6 +80,7 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
 def _draw_lines(axes, rows: Sequence[Row], name: str, colours: Mapping[str, str]) -> None:
     axes.axhline(0.0, color=RULE, linewidth=0.8)
     for sampler, colour in colours.items():
+        # q(z) last: of lines of one name the legend shows that.
         for given_x, dashes, inside in ((True, "--", "white"), (False, "-", colour)):
             line = sorted(
                 (row["dim"], row[name])
