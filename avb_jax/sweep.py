@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def sweep(
     workdir: Path,
     settings: EvaluationSettings,
     posteriors: Mapping[str, Changes] | None = None,
+    check: Callable[[Config], None] | None = None,
 ) -> list[dict]:
     """Trains and evaluates the runs that the flags ask for, each in a directory of `workdir`.
 
@@ -56,6 +57,7 @@ def sweep(
         workdir: of them all.
         settings: how each is evaluated.
         posteriors: those of `define_sweep_flags`.
+        check: may refuse a run's config, before the first is trained.
 
     Raises:
         ValueError: for a flag that does not exist, or a value that it does not take; or with
@@ -65,6 +67,9 @@ def sweep(
     if flags.FLAGS.distributed:
         raise ValueError("distributed was given with a sweep; allowed is a single run of train.py")
     runs = _runs(config, posteriors or {"": {}})
+    if check:
+        for _, of_run in runs.values():
+            check(of_run)
     cases = [_case(name, label, config) for name, (label, config) in runs.items()]
 
     def measure(case: dict) -> dict:

@@ -63,15 +63,18 @@ experiment.define_training_flags(
 sweeps.define_sweep_flags(POSTERIORS, "avb")
 
 
-def main() -> None:
-    config = from_flags(avb.Config, flags.FLAGS)
+def check(config: avb.Config) -> None:
     if config.latent_dim > 2:
         raise ValueError(
             f"latent_dim was {config.latent_dim}; allowed are 1 and 2, where log p(x) is exact"
         )
+
+
+def main() -> None:
+    config = from_flags(avb.Config, flags.FLAGS)
     workdir = experiment.workdir_of_flags(config)
     settings = experiment.evaluation_settings(methods=METHODS)
-    rows = sweeps.sweep(config, workdir, settings, POSTERIORS)
+    rows = sweeps.sweep(config, workdir, settings, POSTERIORS, check)
     print(f"{reporting.sweep_table(rows)}the best possible log p(x) is {-math.log(4.0):.4f}")
     for row in rows:
         if line := reporting.bracket_line(row["evaluation"]):

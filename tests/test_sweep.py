@@ -83,6 +83,7 @@ def test_a_run_that_diverges_is_told_of_and_the_others_go_on(command_environment
         ("--sweep=seed", "sweep was seed; allowed is FLAG=VALUE"),
         ("--sweep=seed=many", "sweep was seed=many: "),
         ("--sweep=latent_dim=0", "latent_dim was 0; allowed is 1 or more"),
+        ("--sweep=latent_dim=2,3", "latent_dim was 3; allowed are 1 and 2, where log p"),
     ],
 )
 def test_a_wrong_sweep_is_one_sentence(argument, named, command_environment, tmp_path):
