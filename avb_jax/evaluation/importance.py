@@ -39,6 +39,7 @@ from avb_jax.types import Array, Key, Tree
 LEAST_FIT, FIT_PER_DIM = 256, 32
 NUM_REFITS = 4
 BLOCK_SIZE = 20  # draws for each x that are decoded at once
+CACHED = 200  # images that are decoded at once on a CPU, whose cache holds no more of convolutions
 
 
 @partial(
@@ -197,9 +198,16 @@ def _evaluate_batch(
 
     def evaluate(i: Array, image: Array) -> Array:
         of_image = jax.random.fold_in(key, i)
-        settings = _Settings(_enough_to_fit(model, params, image[None]))
+        num_fit = _enough_to_fit(model, params, image[None])
+        settings = _Settings(num_fit, block_size=_block_size(len(x)))
         log_weights = _log_weights(model, params, of_image, image[None], settings)
-        return in_blocks(log_weights, num_samples, BLOCK_SIZE)[:, 0]
+        return in_blocks(log_weights, num_samples, settings.block_size)[:, 0]
 
     log_w = jax.vmap(evaluate)(index, x)
     return log_w, mean_weight(lambda index: log_w.T[index], num_samples, num_samples)
+
+
+def _block_size(batch_size: int) -> int:
+    """Draws for each of so many x that are decoded at once."""
+    on_cpu = jax.default_backend() == "cpu"
+    return max(1, CACHED // batch_size) if on_cpu else BLOCK_SIZE
