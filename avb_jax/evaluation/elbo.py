@@ -20,7 +20,8 @@ from avb_jax.types import Array, Key, Tree, View
 ELBO_SAMPLES = 16  # draws of q per data point
 IMAGES = 1000  # whose posteriors are fitted, and bracketed
 GRID_IMAGES = 20  # the same, where they are put on a grid too
-DRAWS = 2048  # of q, over all images; at least 32 and at most 512 for each
+DRAWS = 2**13  # of q, over all images; at least 32 for each, and of a bracket at most BRACKETED
+BRACKETED = 512
 GRID_KERNELS = 2**23  # over all of them
 KERNELS = 2**22  # over all images; at least 4096 and at most 2^20 for each
 ROWS = 512  # draws on the device at once
@@ -127,7 +128,7 @@ def elbo_of_implicit(
     x = images[np.arange(min(GRID_IMAGES if on_grid else IMAGES, len(images)))]
     methods: list[Callable[[], list[Entry]]]
     if fit_steps:
-        methods = [partial(_by_fit, model, params, keys[0], x, batch_size, fit_steps, progress)]
+        methods = [partial(_by_fit, model, params, keys[0], x, fit_steps, progress)]
     else:
         methods = [partial(elbo_of_model, model, params, keys[0], x, batch_size)]
     if kernel is not None:
@@ -139,11 +140,11 @@ def elbo_of_implicit(
 
 def _draws(x: Array) -> int:
     """Draws of q for each x: more of them where there are few x."""
-    return int(np.clip(DRAWS // len(x), 32, 512))
+    return max(32, DRAWS // len(x))
 
 
 def _by_fit(
-    model: Any, params: Tree, key: Key, x: Array, batch_size: int, max_steps: int, progress: bool
+    model: Any, params: Tree, key: Key, x: Array, max_steps: int, progress: bool
 ) -> list[Entry]:
     key_fit, key_draws = jax.random.split(key)
     fit = fit_posterior(model, params, key_fit, x, max_steps=max_steps, progress=progress)
@@ -153,7 +154,7 @@ def _by_fit(
         key = jax.random.fold_in(key_draws, int(index[0]))
         return {"elbo": fitted_elbo(model, params, key, x, fit, num_samples=draws)}
 
-    found = summarise(in_batches(estimate, x, batch_size)["elbo"])
+    found = summarise(in_batches(estimate, x, max(1, ROWS // draws))["elbo"])
     excess = fit.calibration.reference_mean_ratio - 1.0
     error = math.hypot(found["stderr"], fit.calibration.reference_mean_ratio_stderr)
     common = {
@@ -177,7 +178,7 @@ def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
 
 
 def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
-    draws = _draws(x)
+    draws = min(BRACKETED, _draws(x))
     kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**20)))
     counts = {"num_samples": draws, "num_kernels": kernels}
 
