@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from avb_jax import data, experiment, reporting
+from avb_jax.cases import measure_cases
 from avb_jax.choices import EXPLICIT_ENCODERS
 from avb_jax.config import Config
 from avb_jax.evaluation import EvaluationSettings
@@ -17,10 +18,11 @@ from avb_jax.options import check_choices
 
 Changes = Mapping[str, Any]  # of a config, field by field
 
-# An explicit encoder has no critic, and asks the decoder for nothing unless it is told to.
+# An explicit encoder has no critic, and asks the decoder for nothing unless `TOLD` says so.
 EXPLICIT: Changes = {
     "refinements": None, "contrast": None, "num_samples": None, "critic_samples": None
 }  # fmt: skip
+TOLD = "refinements"  # the one of these that the command line decides, where it is given
 VAES = {name: {"encoder": name, **EXPLICIT} for name in EXPLICIT_ENCODERS}
 
 
@@ -83,7 +85,7 @@ def sweep(
         return {**case, "seconds": reporting.training_seconds(metrics), "evaluation": entries}
 
     told = ("evaluation_images", "evaluation_samples", "critic_fit_steps")
-    rows = experiment.measure_cases(
+    rows = measure_cases(
         workdir / "sweep.jsonl",
         cases,
         measure,
@@ -107,10 +109,13 @@ def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[
     settings = [_values(text) for text in flags.FLAGS.sweep]
     found = {}
     for name, *values in itertools.product(names, *settings):
-        changes = dict(values)
+        own = {
+            field: value for field, value in posteriors[name].items()
+            if field != TOLD or not flags.FLAGS[field].present
+        }  # fmt: skip
         parts = [name, *(f"{field}={value}" for field, value in values)]
         label = [part for part in parts if part and not part.startswith("seed=")]
-        run = dataclasses.replace(config, **{**posteriors[name], **changes})
+        run = dataclasses.replace(config, **{**own, **dict(values)})
         found["-".join(filter(None, parts))] = "-".join(label), run
     return found
 

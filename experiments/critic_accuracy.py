@@ -4,7 +4,10 @@
     python experiments/critic_accuracy.py --contrasts=moments,flow --losses=logistic,exp
 
 writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made again), .md and
-.png into --workdir. Run time and numbers: docs/results.md, "How right is a critic?".
+.png into --workdir. On one core a fit takes one to two minutes with D = 1 and 2, two to six from
+D = 4 to 32, and six to eight given x. By default the RMSE of log q̂ is at most 0.041 nats with D = 1
+to 4, 0.13 with D = 8, and with D = 32 0.09 for six of eight samplers, 0.6 for two: docs/results.md,
+"How right is a critic?".
 """
 
 import itertools
@@ -18,6 +21,7 @@ from known_samplers import SAMPLERS, X_DIM, conditional
 
 import avb_jax as avb
 from avb_jax import experiment, reporting
+from avb_jax.cases import measure_cases
 from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.critic_fit import FIT_CONTRASTS, WITH_X, WITHOUT_X
 from avb_jax.files import write_atomically
@@ -97,7 +101,7 @@ def cases() -> list[dict]:
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     path = workdir / "critic_accuracy.jsonl"
-    rows = experiment.measure_cases(path, cases(), measure, reporting.accuracy_line)
+    rows = measure_cases(path, cases(), measure, reporting.accuracy_line)
     table = reporting.accuracy_table(rows)
     write_atomically(workdir / "critic_accuracy.md", table.encode())
     print(table)

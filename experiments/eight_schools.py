@@ -29,6 +29,7 @@ from posteriors.methods import METHODS, draw, moment_errors, run_nuts
 from posteriors.reference_models import eight_schools_noncentered
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.cases import measure_cases
 from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
 
@@ -189,7 +190,7 @@ def draw_figure(version: str) -> None:
 def main() -> None:
     workdir, version = Path(flags.FLAGS.workdir), flags.FLAGS.version
     versions = list(VERSIONS) if version == "both" else [version]
-    rows = experiment.measure_cases(
+    rows = measure_cases(
         workdir / "eight_schools.jsonl",
         cases(versions),
         measure,

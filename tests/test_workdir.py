@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import avb_jax as avb
-from avb_jax import experiment
 from avb_jax import workdir as workdir_of_runs
+from avb_jax.cases import measure_cases
 from avb_jax.workdir import Preempted, locked, sigterm_noticed
 
 
@@ -128,10 +128,10 @@ def test_two_do_not_write_one_file_of_rows(tmp_path):
 
     def measure(case):
         with pytest.raises(ValueError, match=f"process {os.getpid()} is measuring; wait for it"):
-            experiment.measure_cases(path, [{"case": 2}], dict, str)
+            measure_cases(path, [{"case": 2}], dict, str)
         return case
 
-    assert experiment.measure_cases(path, [{"case": 1}], measure, str) == [{"case": 1}]
+    assert measure_cases(path, [{"case": 1}], measure, str) == [{"case": 1}]
 
 
 def test_a_row_by_other_settings_is_measured_again(tmp_path):
@@ -143,14 +143,14 @@ def test_a_row_by_other_settings_is_measured_again(tmp_path):
 
     def rows(cases, steps):
         cases = [{"case": name} for name in cases]
-        found = experiment.measure_cases(path, cases, measure, str, {"num_steps": steps})
+        found = measure_cases(path, cases, measure, str, {"num_steps": steps})
         return [(row["case"], row["num_steps"], row["number"]) for row in found]
 
     assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
     assert rows("ab", 10) == [("a", 10, 1), ("b", 10, 2)]
     assert rows("a", 20) == [("b", 10, 2), ("a", 20, 3)]
     path.write_text('{"case": "c", "number": 9}\n')
-    assert experiment.measure_cases(path, [{"case": "c"}], measure, str, {"num_steps": 5}) == [
+    assert measure_cases(path, [{"case": "c"}], measure, str, {"num_steps": 5}) == [
         {"case": "c", "number": 9}
     ]
 
@@ -164,7 +164,7 @@ def test_only_cases_still_to_measure_are_checked(tmp_path):
 
     def rows(*names):
         cases = [{"case": name} for name in names]
-        return experiment.measure_cases(path, cases, lambda case: case, str, check=check)
+        return measure_cases(path, cases, lambda case: case, str, check=check)
 
     with pytest.raises(ValueError, match="case was 2"):
         rows(1, 2)
