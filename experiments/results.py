@@ -1,11 +1,12 @@
-"""Writes the tables of README.md and of the documentation anew, from the files under results/.
+"""Brings README.md and the documentation up to date with the files under results/.
 
     python experiments/results.py            # a second
     python experiments/results.py --check    # exit status 2 where a page says something else
 
 A table stands between <!-- table: FILE.md --> or <!-- runs: NAME, NAME, ... --> and <!-- end -->:
 the one is the file as a benchmark or a sweep left it, the other means over the runs results/NAME,
-results/NAME-1, results/NAME-2, ..., which differ by their seeds.
+results/NAME-1, results/NAME-2, ..., which differ by their seeds. The documentation's copies of
+figures are made anew too.
 """
 
 import re
@@ -19,6 +20,17 @@ from avb_jax.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/results.md", "docs/performance.md", "docs/scaling.md")
+FIGURES = {
+    "calibration.png": "calibration/calibration.png",
+    "cost.png": "cost/cost.png",
+    "critic_accuracy.png": "critic_accuracy/critic_accuracy.png",
+    "eight_schools.png": "eight_schools/authors.png",
+    "funnel.png": "posterior/funnel.png",
+    "latent_spaces.png": "toy/latent.png",
+    "memory.png": "streaming/memory.png",
+    "pace.png": "mnist-d32-conv/pace.png",
+    "robustness.png": "robustness/robustness.png",
+}  # of docs/, and what each is a copy of
 TABLE = re.compile(r"(<!-- (table|runs): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 flags.DEFINE_bool("check", False, "write nothing, and fail where something would be written")
@@ -66,19 +78,25 @@ def fill(text: str) -> str:
     )
 
 
+def contents() -> dict[str, bytes]:
+    """What every page and every copied figure should hold."""
+    pages = {name: fill((ROOT / name).read_text()).encode() for name in PAGES}
+    figures = {f"docs/{name}": (ROOT / "results" / of).read_bytes() for name, of in FIGURES.items()}
+    return {**pages, **figures}
+
+
 def main() -> None:
-    for name in PAGES:
+    for name, new in contents().items():
         path = ROOT / name
-        text = path.read_text()
-        new = fill(text)
-        if new != text and flags.FLAGS.check:
+        if path.exists() and path.read_bytes() == new:
+            continue
+        if flags.FLAGS.check:
             raise ValueError(
-                f"{name} has tables that are not those of results/; allowed are the ones that "
-                "python experiments/results.py writes"
+                f"{name} is not what results/ says; allowed is what python experiments/results.py "
+                "writes"
             )
-        if new != text:
-            write_atomically(path, new.encode())
-            print(f"written: {name}")
+        write_atomically(path, new)
+        print(f"written: {name}")
 
 
 if __name__ == "__main__":

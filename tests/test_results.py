@@ -1,4 +1,4 @@
-"""The pages' tables are those of the files under results/."""
+"""The pages' tables and figures are those of the files under results/."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def results(monkeypatch):
 
 
 def test_every_page_agrees_with_the_files(results):
-    for name in results.PAGES:
-        text = (ROOT / name).read_text()
-        assert results.fill(text) == text, f"{name}: run python experiments/results.py"
+    for name, content in results.contents().items():
+        stands = (ROOT / name).read_bytes()
+        assert stands == content, f"{name}: run python experiments/results.py"
 
 
 def test_a_number_that_was_changed_is_put_right(results):

@@ -26,8 +26,9 @@ def draw_pace(rows: Sequence[Row], workdir: Path, path: Path) -> Path:
 def pace_page(rows: Sequence[Row], workdir: Path) -> Page:
     """Each run's ELBO estimate against its minutes of training, and where log p(x) ended.
 
-    A label has a colour. The curve is of training batches, and no bound where a critic estimates
-    it; the mark at its end is the evaluation's lower bound of log p(x), of test images.
+    Minutes are of steps at the run's median rate. A label has a colour. The curve is of training
+    batches, and no bound where a critic estimates it; the mark at its end is the evaluation's lower
+    bound of log p(x), of test images.
 
     Args:
         rows: of a sweep, with `label`, `run`, whose `metrics.jsonl` is read, and `evaluation`.
@@ -56,7 +57,7 @@ def pace_page(rows: Sequence[Row], workdir: Path) -> Page:
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
-        axes.set_xlabel("minutes", color=FAINT)
+        axes.set_xlabel("minutes, at the run's median rate of steps", color=FAINT)
         axes.grid(color=RULE, lw=0.5)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.02), labelcolor=FAINT)
         return page
@@ -65,7 +66,7 @@ def pace_page(rows: Sequence[Row], workdir: Path) -> Page:
 def _draw_run(axes: "Axes", row: Row, workdir: Path, colour: str) -> tuple[float, float]:
     """Draws one run, and gives the range that should be seen."""
     metrics = read_metrics(workdir / row["run"] / "metrics.jsonl")
-    minutes, elbo = np.cumsum(step_seconds(metrics)) / 60.0, metrics["elbo_estimate"]
+    minutes, elbo = metrics["step"] * step_seconds(metrics) / 60.0, metrics["elbo_estimate"]
     seen = np.isfinite(elbo) & (minutes >= _FIRST * minutes[-1])
     low, high = draw_line(axes, minutes[seen], elbo[seen], colour)
     bound = sweep_values(row).get(("log_likelihood", "lower bound"))

@@ -22,16 +22,20 @@ QUANTITIES = {
 Column = tuple[str, str]  # an entry's name and kind
 
 
-def step_seconds(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Seconds that the steps of each line of a `metrics.jsonl` took, from its rates."""
-    return np.diff(metrics["step"], prepend=0) / metrics["steps_per_second"]
+def step_seconds(metrics: Mapping[str, np.ndarray]) -> float:
+    """Seconds of a step of a `metrics.jsonl`, by the median of its rates.
+
+    They are the computation's own, which a machine that halts, or has other jobs now and then, is
+    not.
+    """
+    return 1.0 / float(np.median(metrics["steps_per_second"]))
 
 
 def training_seconds(metrics: Mapping[str, np.ndarray]) -> float | None:
-    """Seconds that the steps of a `metrics.jsonl` took; None where it has no rates."""
+    """Seconds of all steps of a `metrics.jsonl`, each as the median; None without rates."""
     if "steps_per_second" not in metrics:
         return None
-    return round(float(np.sum(step_seconds(metrics))), 1)
+    return round(float(metrics["step"][-1]) * step_seconds(metrics), 3)
 
 
 def sweep_values(row: Row) -> dict[Column, float]:

@@ -21,7 +21,7 @@ def run(workdir, name, seed, value):
     return {"run": name, "label": name[0], "seed": seed, "evaluation": [entry] * (value < 0.0)}
 
 
-def test_minutes_are_of_the_steps_own_rates(tmp_path):
+def test_minutes_are_of_the_median_rate(tmp_path):
     rows = [run(tmp_path, "a0", 0, -8.0), run(tmp_path, "a1", 1, 0.0), run(tmp_path, "b0", 0, -9.0)]
     diverged = {"run": "c0", "label": "c", "seed": 0, "evaluation": [], "diverged": "step 3"}
     (axes,) = pace_page([*rows, diverged], tmp_path).figure.axes
@@ -29,9 +29,9 @@ def test_minutes_are_of_the_steps_own_rates(tmp_path):
     marks = [line for line in drawn if line.get_marker() == ">"]
     curves = [line for line in drawn if line not in marks]
     assert len(curves) == 3
-    np.testing.assert_allclose(curves[0].get_xdata(), [1.0, 3.0, 6.0])
+    np.testing.assert_allclose(curves[0].get_xdata(), [1.0, 2.0, 5.0])
     np.testing.assert_allclose(curves[0].get_ydata(), [-20.0, -12.0, -10.0])
-    assert [(m.get_xdata()[0], m.get_ydata()[0]) for m in marks] == [(6.0, -8.0), (6.0, -9.0)]
+    assert [(m.get_xdata()[0], m.get_ydata()[0]) for m in marks] == [(5.0, -8.0), (5.0, -9.0)]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
     low, high = axes.get_ylim()
     assert low < -20.0 and high > -8.0
