@@ -157,14 +157,18 @@ class Linearisation(NamedTuple):
     pull: Callable[[tuple[Array, Array]], tuple[Tree, Array]]
 
 
-def linearise_critic(players: Players, psi: Tree, draws: Draws, z_r: Array, params: Params):
+def linearise_critic(
+    players: Players, psi: Tree, draws: Draws, z_r: Array, params: Params
+) -> Linearisation:
     """One forward pass of the critic over the draws of q and of r."""
     assert draws.view is not None  # there is a critic
     log_ratios = partial(players.log_ratios, params=params, view=draws.view, z_r=z_r)
     return Linearisation(*jax.vjp(log_ratios, psi, draws.z_tilde))
 
 
-def _critic_gradient(players: Players, psi: Tree, draws: Draws, at: Linearisation, x: Array):
+def _critic_gradient(
+    players: Players, psi: Tree, draws: Draws, at: Linearisation, x: Array
+) -> tuple[Tree, Array]:
     """The critic group's gradient, by a pull-back of `at`, and the loss it belongs to."""
     loss, s_bar = jax.value_and_grad(players.critic_loss)(at.s, draws)
     gradient, _ = at.pull(s_bar)
@@ -181,8 +185,20 @@ def shape_gradient(at: Linearisation) -> tuple[Array, Array]:
     return jnp.mean(s_q), at.pull((of_q, jnp.zeros_like(s_r)))[1]
 
 
-def vae_gradients(players: Players, theta: Tree, draws: Draws, pull_draws, s_z: Array, x, weight):
-    """Gradients of −ELBO in (φ, θ), and its two terms; s_z is the z̃-gradient of E_q[s]."""
+def vae_gradients(
+    players: Players,
+    theta: Tree,
+    draws: Draws,
+    pull_draws: Callable[[Draws], tuple[Tree]],
+    s_z: Array,
+    x: Array,
+    weight: Array,
+) -> tuple[tuple[Tree, Tree], tuple[Array, Array]]:
+    """Gradients of −ELBO in (φ, θ), and its two terms.
+
+    `pull_draws` takes a gradient in the draws to φ's, s_z is the z̃-gradient of E_q[s], and
+    `weight` that of the KL divergence.
+    """
 
     def loss(theta, draws):
         reconstruction, kl = players.elbo_terms(theta, draws, x)
@@ -205,7 +221,9 @@ def _critic_metrics(loss: Array, s: tuple[Array, Array]) -> Metrics:
     }
 
 
-def apply_gradient(optimizer, gradient: Tree, opt_state: Tree, params: Tree):
+def apply_gradient(
+    optimizer: optax.GradientTransformation, gradient: Tree, opt_state: Tree, params: Tree
+) -> tuple[Tree, Tree]:
     """One move of an optax transformation: (params, its state)."""
     with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
         updates, opt_state = optimizer.update(gradient, opt_state, params)
@@ -219,7 +237,9 @@ class CriticTurn(NamedTuple):
     optimizer: optax.GradientTransformation
     mean: Callable[[Tree], Tree]
 
-    def gradient(self, params: Params, draws: Draws, encoding: Encoding, x: Array, key: Key):
+    def gradient(
+        self, params: Params, draws: Draws, encoding: Encoding, x: Array, key: Key
+    ) -> tuple[Tree, Linearisation, Metrics, Callable[[Tree], Linearisation]]:
         """ψ's gradient against reference draws by `key`, at what linearisation, and metrics.
 
         The last of the four is the same linearisation at another ψ.
@@ -234,7 +254,7 @@ class CriticTurn(NamedTuple):
         """ψ and its optax state after one update."""
         return apply_gradient(self.optimizer, self.mean(gradient), opt_state, psi)
 
-    def extra_steps(self, params: Params, opt_state: Tree, x: Array, key: Key):
+    def extra_steps(self, params: Params, opt_state: Tree, x: Array, key: Key) -> tuple[Tree, Tree]:
         """The critic steps beyond the first, each on fresh noise."""
 
         def one(carry, key):

@@ -155,7 +155,8 @@ def _gradients(
     players = critic.players
     draw = partial(players.draw, params=params, key=key_q, x=x)
     draws, pull_draws, encoding = jax.vjp(draw, params.encoder, has_aux=True)
-    of_critic, metrics = {}, {}
+    of_critic: Tree = {}
+    metrics: Metrics = {}
     s_mean, s_gradient = jnp.zeros([], x.dtype), jnp.zeros_like(draws.z)
     if players.model.log_ratio is not None:
         of_critic, at, metrics, linearise = critic.gradient(params, draws, encoding, x, key_r)
