@@ -12,14 +12,8 @@ from avb_jax.config import Config
 from avb_jax.data import binarize
 from avb_jax.model import Model
 from avb_jax.optimizers import Optimizers, averaged_parameters
-from avb_jax.saddle import (
-    CriticTurn,
-    Metrics,
-    Players,
-    apply_gradient,
-    shape_gradient,
-    vae_gradients,
-)
+from avb_jax.players import Players
+from avb_jax.saddle import CriticTurn, Metrics, apply_gradient, shape_gradient, vae_gradients
 from avb_jax.types import Array, Key, Params, Tree
 
 

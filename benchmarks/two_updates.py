@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 import avb_jax as avb
 from avb_jax import data
-from avb_jax.saddle import CriticTurn, Players, apply_gradient, vae_gradients
+from avb_jax.players import Players
+from avb_jax.saddle import CriticTurn, apply_gradient, vae_gradients
 from avb_jax.step import Step, TrainState
 
 
