@@ -19,16 +19,21 @@ from avb_jax.types import Array, Key
 FIT_CONTRASTS = ("prior", "moments", "learned", "mixture", "flow", "best")
 WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alone they apply
 CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
-HELD_OUT_BATCHES = 16  # behind the decision to stop, and again behind the calibration
+CERTAINLY = 2.0  # standard errors of held-out loss that a critic must gain on none
+HELD_OUT_BATCHES = 16  # behind the decision to stop, that to keep s, and the calibration
 CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
-KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture")  # of what a fit draws
+CONTRAST_PATIENCE, CRITIC_PATIENCE = 8, 4  # rounds
+KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture", "keep")  # of what a fit draws
+# What `Problem.ratios` returns, of batches of draws, and the rows of their x.
+Fresh = tuple[tuple[Array, Array, Array], Array | None]
 
 
 class Calibration(NamedTuple):
     """How far a fitted critic is to be trusted, on draws it was neither fitted nor stopped by.
 
     Attributes:
-        kl: E_q[s], an estimate of KL(q‖r), nats; biased low by what the critic misses.
+        kl: E_q[s], an estimate of KL(q‖r), nats; biased low by what the critic misses, and 0 where
+            none was found to be better than s = 0.
         kl_stderr: standard error of `kl`, over the draws, or over the x where there are several.
         kl_lower_bound: E_q[s] + 1 − E_r[exp s], a lower bound of KL(q‖r) in expectation
             whatever s is (Nguyen, Wainwright and Jordan 2010, equation 7).
@@ -104,7 +109,8 @@ def fit_critic(
     First the contrast r is fitted by maximum likelihood, then the critic s is trained against
     it in coordinates in which r is N(0, I), or a mixture of unit covariance. Both descend on fresh
     draws until the loss on held-out draws no longer falls, and keep the parameters of its least
-    value; a mixture is fitted by expectation-maximisation.
+    value; a mixture is fitted by expectation-maximisation. A critic whose loss on further draws is
+    not below that of none, by two standard errors, is let go: s is 0 then, and q̂ is r.
 
     Args:
         key: the same key gives the same fit.
@@ -141,8 +147,10 @@ def fit_critic(
     references = build_references(contrast, dim, draw, other, keys, x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
-        problem, alpha, psi, steps = _train(references, critic, loss, draw, other, keys, bar)
-    calibration = _calibrate(problem, psi, alpha, other, keys["test"], steps)
+        problem, alpha, psi, none, steps = _train(references, critic, loss, draw, other, keys, bar)
+    fresh = jax.jit(partial(_fresh, problem, other))
+    psi = psi if _gains(problem, fresh(psi, alpha, keys["keep"])) else none
+    calibration = _calibrate(problem, fresh(psi, alpha, keys["test"]), steps)
     return CriticFit(*_evaluators(problem, psi, alpha, context), calibration)
 
 
@@ -150,7 +158,7 @@ def _train(
     references: list[Reference], critic: ResidualCritic, loss: str, draw: Callable, other: Callable,
     keys: dict[str, Key], bar: tqdm,
 ):  # fmt: skip
-    """The likeliest contrast and its parameters, then the critic's, and the steps of both.
+    """The likeliest contrast and its parameters, the critic's and those of s = 0, and the steps.
 
     They descend on draws by `draw`, and stop by draws by `other`.
     """
@@ -162,17 +170,18 @@ def _train(
         alpha, steps = jax.jit(reference.init)(keys["init"], example), 0
         if alpha:
             most, of_r = bar.total * 2 // 3, reference.likelihood_loss
-            pace = Pace(CONTRAST_RATE, most)
+            pace = Pace(CONTRAST_RATE, most, CONTRAST_PATIENCE)
             alpha, steps = descend(keys["r"], alpha, of_r, draw, stop, pace, bar)
         fitted.append((reference, alpha, steps))
     if len(fitted) > 1:  # one alone needs no look at its loss, which has to be compiled
         fitted.sort(key=partial(_shortfall, stop))
     reference, alpha, of_contrast = fitted[0]
     problem = Problem(reference, critic, loss)
-    psi = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])
-    of_s, pace = partial(problem.critic_loss, alpha), Pace(CRITIC_RATE, bar.total - most)
-    psi, of_critic = descend(keys["s"], psi, of_s, draw, stop, pace, bar)
-    return problem, alpha, psi, (of_contrast, of_critic)
+    none = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])  # s = 0
+    pace = Pace(CRITIC_RATE, bar.total - most, CRITIC_PATIENCE)
+    of_s = partial(problem.critic_loss, alpha)
+    psi, of_critic = descend(keys["s"], none, of_s, draw, stop, pace, bar)
+    return problem, alpha, psi, none, (of_contrast, of_critic)
 
 
 def _shortfall(stop, fitted) -> float:
@@ -196,23 +205,30 @@ def _evaluators(problem: Problem, psi, alpha, context: Callable) -> tuple[Callab
     return jax.jit(partial(evaluate, True)), jax.jit(partial(evaluate, False))
 
 
-def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibration:
-    """On fresh draws, as many as were held out."""
+def _fresh(problem: Problem, draw: Callable, psi, alpha, key: Key) -> Fresh:
+    """As many draws as were held out."""
 
-    @jax.jit
-    def test(keys):
-        def one(key):
-            key_draw, key_r = jax.random.split(key)
-            draws = draw(key_draw)
-            s_q, s_r, log_q = problem.ratios(psi, alpha, draws, key_r)
-            return s_q, s_r, problem.loss_at(s_q, s_r, log_q), draws.rows
+    def one(key):
+        key_draw, key_r = jax.random.split(key)
+        draws = draw(key_draw)
+        return problem.ratios(psi, alpha, draws, key_r), draws.rows
 
-        return jax.lax.map(one, keys)
+    return jax.lax.map(one, jax.random.split(key, HELD_OUT_BATCHES))
 
-    s_q, s_r, losses, rows = test(jax.random.split(key, HELD_OUT_BATCHES))
-    balance = float(objectives.balance(s_q, s_r))
-    s_q, s_r = np.asarray(s_q, np.float64), np.asarray(s_r, np.float64)
-    ratio, ratio_stderr = _mean(np.exp(s_r), rows)
+
+def _gains(problem: Problem, fresh: Fresh) -> bool:
+    """Whether the critic is better than s = 0, beyond the noise of these draws."""
+    (s_q, s_r, log_q), rows = fresh
+    without = problem.losses(jnp.zeros_like(s_q), jnp.zeros_like(s_r), log_q - s_q)
+    gain, stderr = _mean(without - problem.losses(s_q, s_r, log_q), rows)
+    return gain > CERTAINLY * stderr
+
+
+def _calibrate(problem: Problem, fresh: Fresh, steps: tuple[int, int]) -> Calibration:
+    """By draws that nothing was decided by."""
+    (s_q, s_r, log_q), rows = fresh
+    losses = problem.losses(s_q, s_r, log_q)
+    ratio, ratio_stderr = _mean(np.exp(np.asarray(s_r, np.float64)), rows)
     kl, kl_stderr = _mean(s_q, rows)
     return Calibration(
         kl=kl,
@@ -220,19 +236,20 @@ def _calibrate(problem: Problem, psi, alpha, draw, key: Key, steps) -> Calibrati
         kl_lower_bound=kl + 1.0 - ratio,
         reference_mean_ratio=ratio,
         reference_mean_ratio_stderr=ratio_stderr,
-        balance=balance,
+        balance=float(objectives.balance(s_q, s_r)),
         held_out_loss=float(jnp.mean(losses)),
         steps=steps,
         n=s_q.size,
     )
 
 
-def _mean(values: np.ndarray, rows: np.ndarray | None) -> tuple[float, float]:
+def _mean(values: Array | np.ndarray, rows: Array | np.ndarray | None) -> tuple[float, float]:
     """Mean of values [batches, S, B], and its standard error.
 
     Draws that share an x, whose number is in rows [batches, B], are not independent, in whatever
     batches they are: what counts is how many x there are. Draws of one x alone are.
     """
+    values = np.asarray(values, np.float64)
     mean = values.mean()
     of_x = np.zeros(1, int) if rows is None else np.unique(rows, return_inverse=True)[1].ravel()
     count = int(of_x.max()) + 1

@@ -18,7 +18,6 @@ from avb_jax.types import Array, Key, Tree
 
 ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
-PATIENCE = 8  # rounds without it that make a plateau
 MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what Adam takes, in that of the matrices
 LARGEST = 128  # smaller side of a matrix that Muon takes: others cost it more than their gradient
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
@@ -39,19 +38,22 @@ class Problem(NamedTuple):
         return s_q, s_r, s_q + log_r
 
     def critic_loss(self, alpha: Tree, psi: Tree, draws: Draws, key: Key) -> Array:
-        return self.loss_at(*self.ratios(psi, alpha, draws, key))
+        return jnp.mean(self.losses(*self.ratios(psi, alpha, draws, key)))
 
-    def loss_at(self, s_q: Array, s_r: Array, log_q: Array) -> Array:
-        """The mean critic loss of what `ratios` returns."""
+    def losses(self, s_q: Array, s_r: Array, log_q: Array) -> Array:
+        """The critic loss at each of what `ratios` returns."""
         at_q = log_q - 1.0 if self.loss == "exp_as_written" else s_q
-        return jnp.mean(objectives.critic_loss(self.loss, at_q, s_r))
+        return objectives.critic_loss(self.loss, at_q, s_r)
 
 
 class Pace(NamedTuple):
-    """Of a descent: the first learning rate, and the most steps."""
+    """Of a descent: the first learning rate, the most steps, and the rounds without
+    `IMPROVEMENT` that make a plateau.
+    """
 
     rate: float
     most: int
+    patience: int
 
 
 def _orthogonalised(parameter: Array) -> optax.contrib.MuonDimensionNumbers | None:
@@ -116,7 +118,7 @@ def descend(
             "the draws of sample are not finite, or lie in less than dim dimensions: the loss is "
             f"{least} before the first step"
         )
-    (rate, most), opt_state, stale, taken = pace, optimizer.init(params), 0, 0
+    (rate, most, patience), opt_state, stale, taken = pace, optimizer.init(params), 0, 0
     while taken < most:
         count = min(ROUND, most - taken)
         now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + count / 2) / most))
@@ -124,7 +126,7 @@ def descend(
         params, opt_state, value = steps(params, opt_state, keys, jnp.float32(now))
         value, taken = float(value), taken + count
         stale = 0 if value < least - IMPROVEMENT else stale + 1
-        if stale == PATIENCE:
+        if stale == patience:
             most = min(most, 2 * taken)
         if value < least:
             best, least = params, value
