@@ -26,7 +26,8 @@ BROKEN = row(setting="width", factor=2.0, finite=False, error="step 3: critic_lo
 def test_runs_that_differ_by_their_seeds_share_a_line():
     rows = [BROKEN, row(seed=1, log_likelihood=-23.5, spread=0.1), row()]
     lines = reporting.robustness_table(rows).splitlines()
-    assert "| digits | defaults | 1 | 2 | 2 | -23.00 | -23.50 | -22.50 | 0.1 |" in lines[2]
+    found = "| digits | defaults | 1 | 2 | 2 | -23.00 | -23.50 | -22.50 | -23.00 | -23.00 | 0.1 |"
+    assert found in lines[2]
     assert "| digits | width | 2 | 1 | 0 |" in lines[3] and len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
 
