@@ -1,5 +1,6 @@
 """The pages' tables and figures are those of the files under results/."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_seeds_of_one_run_are_averaged(results):
     """By hand, from the evaluations of the three seeds of MNIST with D = 2."""
     line = results.of_runs("mnist-d2-basis").splitlines()[2]
     assert "| `mnist-d2-basis` | 3 |" in line and "−130.042 ± 0.050" in line
+
+
+def test_the_ablation_is_told_as_it_was_measured():
+    """Each case has a row of its own, with what training said of it."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    rows = page.split("## Where the gain over a Gaussian comes from")[1].split("\n## ")[0]
+    for line in (ROOT / "results" / "ablation" / "mnist-d8.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        values = case["log_likelihood"]["value"], case["last_500_steps"]["elbo_estimate"]
+        cells = " | ".join(f"{value:.2f}".replace("-", "−") for value in values)
+        assert f"| {cells}" in rows, case["case"]
 
 
 def test_what_does_not_exist_is_named(results):
