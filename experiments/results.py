@@ -25,11 +25,15 @@ FIGURES = {
     "cost.png": "cost/cost.png",
     "critic_accuracy.png": "critic_accuracy/critic_accuracy.png",
     "eight_schools.png": "eight_schools/authors.png",
+    "eight_schools_standard.png": "eight_schools/standard.png",
+    "four_images.png": "four_images_long/posteriors.png",
     "funnel.png": "posterior/funnel.png",
     "latent_spaces.png": "toy/latent.png",
     "memory.png": "streaming/memory.png",
     "pace.png": "mnist-d32-conv/pace.png",
     "robustness.png": "robustness/robustness.png",
+    "two_modes.png": "mnist-d2-basis/figures/modes.png",
+    "two_modes_gaussian.png": "mnist-d2-gaussian-full/figures/modes.png",
 }  # of docs/, and what each is a copy of
 TABLE = re.compile(r"(<!-- (table|runs): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
