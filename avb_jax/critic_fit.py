@@ -147,9 +147,10 @@ def fit_critic(
     references = build_references(contrast, dim, draw, other, keys, x is not None)
     critic = ResidualCritic(width, depth, TRUNK_WIDTH, 2, conditional=x is not None)
     with tqdm(total=max_steps, unit="step", disable=not progress) as bar:
-        problem, alpha, psi, none, steps = _train(references, critic, loss, draw, other, keys, bar)
+        problem, alpha, psi, steps = _train(references, critic, loss, draw, other, keys, bar)
     fresh = jax.jit(partial(_fresh, problem, other))
-    psi = psi if _gains(problem, fresh(psi, alpha, keys["keep"])) else none
+    if not _gains(problem, fresh(psi, alpha, keys["keep"])):
+        psi = jax.tree.map(jnp.zeros_like, psi)  # s = 0
     calibration = _calibrate(problem, fresh(psi, alpha, keys["test"]), steps)
     return CriticFit(*_evaluators(problem, psi, alpha, context), calibration)
 
@@ -158,7 +159,7 @@ def _train(
     references: list[Reference], critic: ResidualCritic, loss: str, draw: Callable, other: Callable,
     keys: dict[str, Key], bar: tqdm,
 ):  # fmt: skip
-    """The likeliest contrast and its parameters, the critic's and those of s = 0, and the steps.
+    """The likeliest contrast and its parameters, then the critic's, and the steps of both.
 
     They descend on draws by `draw`, and stop by draws by `other`.
     """
@@ -177,11 +178,11 @@ def _train(
         fitted.sort(key=partial(_shortfall, stop))
     reference, alpha, of_contrast = fitted[0]
     problem = Problem(reference, critic, loss)
-    none = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])  # s = 0
+    psi = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])
     pace = Pace(CRITIC_RATE, bar.total - most, CRITIC_PATIENCE)
     of_s = partial(problem.critic_loss, alpha)
-    psi, of_critic = descend(keys["s"], none, of_s, draw, stop, pace, bar)
-    return problem, alpha, psi, none, (of_contrast, of_critic)
+    psi, of_critic = descend(keys["s"], psi, of_s, draw, stop, pace, bar)
+    return problem, alpha, psi, (of_contrast, of_critic)
 
 
 def _shortfall(stop, fitted) -> float:

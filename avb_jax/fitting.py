@@ -47,8 +47,12 @@ class Problem(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Of a descent: the first learning rate, the most steps, and the rounds without
-    `IMPROVEMENT` that make a plateau.
+    """Of a descent.
+
+    Attributes:
+        rate: the first learning rate.
+        most: steps, at most.
+        patience: rounds without `IMPROVEMENT` that make a plateau.
     """
 
     rate: float

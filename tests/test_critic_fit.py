@@ -85,6 +85,7 @@ def test_a_mixture_needs_no_critic_at_all():
     z = two_modes(jax.random.key(1), DRAWS)
     bias, rmse = errors(fit, z, two_modes_log_density(z))
     assert abs(bias) < 0.01 and rmse < 0.03
+    assert fit.calibration.reference_mean_ratio == pytest.approx(1.0, abs=0.02)
     np.testing.assert_array_equal(fit.log_ratio(z), 0.0)  # it gained nothing, and was let go
     assert fit.calibration.kl == fit.calibration.kl_stderr == fit.calibration.kl_lower_bound == 0.0
     assert fit.calibration.held_out_loss == pytest.approx(2.0 * np.log(2.0))

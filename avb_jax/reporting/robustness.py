@@ -12,6 +12,7 @@ from avb_jax.reporting.style import ACCENT, FAINT, RULE, TARGET, Page, style
 Row = Mapping[str, Any]
 COLUMNS = ("problem", "setting", "factor", "runs", "finite", "log p(x) ≥: mean", "least", "most",
            "its ELBO in training ≈: mean", "most", "least spread of q")  # fmt: skip
+SUMMARIES = {"log_likelihood": (np.mean, np.min, np.max), "elbo_estimate": (np.mean, np.max)}
 _WIDTH, _HEIGHT, _GAP, _MARGIN = 1.9, 1.7, 0.75, 0.6
 
 
@@ -41,10 +42,9 @@ def robustness_table(rows: Sequence[Row]) -> str:
     for (problem, setting, factor), runs in _groups(rows).items():
         finite = [run for run in runs if run["finite"]]
         cells = [problem, setting, f"{factor:g}", str(len(runs)), str(len(finite))]
-        values = np.array([run["log_likelihood"] for run in finite])
-        claims = np.array([run["elbo_estimate"] for run in finite])
-        cells += [f"{f(values):.2f}" if finite else "" for f in (np.mean, np.min, np.max)]
-        cells += [f"{f(claims):.2f}" if finite else "" for f in (np.mean, np.max)]
+        for name, summaries in SUMMARIES.items():
+            values = [run[name] for run in finite]
+            cells += [f"{f(values):.2f}" if finite else "" for f in summaries]
         cells.append(f"{min(run['spread'] for run in finite):.2g}" if finite else "")
         lines.append(cells)
     return markdown_table(COLUMNS, lines)
