@@ -79,15 +79,16 @@ def mixture_bounds(
     def add_block(carry, key):
         total, count = carry
         kernel = draw_kernels(key)
-        log_q = logsumexp(log_kernel(kernel, z), axis=1)
+        log_q = logsumexp(log_kernel(kernel, z), axis=0)
         return (jnp.logaddexp(total, log_q), count + len(kernel.mean)), None
 
-    start = (jnp.full(z.shape[:2], -jnp.inf, z.dtype), jnp.zeros([], z.dtype))
+    start = (jnp.full(z.shape[1::-1], -jnp.inf, z.dtype), jnp.zeros([], z.dtype))
     (total, count), _ = lax.scan(add_block, start, keys)
+    total = total.T
     shape = (*own.mean.shape, own.mean.shape[-1])
     own = own._replace(scale_tril=jnp.broadcast_to(own.scale_tril, shape))
     log_own = jax.vmap(
-        lambda kernel, z: log_kernel(jax.tree.map(lambda a: a[None], kernel), z[None])[0, 0]
+        lambda kernel, z: log_kernel(jax.tree.map(lambda a: a[None], kernel), z[None])[0, :, 0]
     )(own, z)
     return total - jnp.log(count), jnp.logaddexp(total, log_own) - jnp.log1p(count)
 

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from avb_jax.critic_fit import CriticFit, fit_critic
+from avb_jax.densities import log_prior
 from avb_jax.evaluation.batches import in_batches
 from avb_jax.evaluation.bracket import Bracket, elbo_bracket
 from avb_jax.evaluation.iwae import is_explicit
@@ -20,8 +21,7 @@ from avb_jax.types import Array, Key, Tree, View
 ELBO_SAMPLES = 16  # draws of q per data point
 IMAGES = 1000  # whose posteriors are fitted, and bracketed
 GRID_IMAGES = 20  # the same, where they are put on a grid too
-DRAWS = 2**13  # of q, over all images; at least 32 for each, and of a bracket at most BRACKETED
-BRACKETED = 512
+DRAWS = 2**14  # of q, over all images; at least 32 for each
 GRID_KERNELS = 2**23  # over all of them
 KERNELS = 2**22  # over all images; at least 4096 and at most 2^20 for each
 ROWS = 512  # draws on the device at once
@@ -80,10 +80,16 @@ def fitted_elbo(
     Its mean over the x of the fit, plus `reference_mean_ratio` − 1 of the fit's calibration, is
     an upper bound of their mean ELBO in expectation (`Calibration.kl_lower_bound`).
     """
+    return _fitted(model, params, key, x, fit, num_samples)["elbo"]
+
+
+def _fitted(model: Any, params: Tree, key: Key, x: Array, fit: CriticFit, num_samples: int):
+    """The ELBO and KL(q‖p(z)) by a fitted critic, [B] nats each."""
     x = jnp.asarray(x)
     z = model.sample_posterior(params, key, x, num_samples)
     log_q = jax.vmap(fit.log_density, (None, 0))(x, z)
-    return jnp.mean(model.log_joint(params, x, z) - log_q, axis=0)
+    terms = {"elbo": model.log_joint(params, x, z) - log_q, "kl_to_prior": log_q - log_prior(z)}
+    return {name: jnp.mean(term, axis=0) for name, term in terms.items()}
 
 
 def summarise(values: np.ndarray | Array) -> Entry:
@@ -119,8 +125,8 @@ def elbo_of_implicit(
     """What tells the ELBO of an implicit encoder, each a function that returns entries.
 
     They are of the first `IMAGES` images: `elbo` as an estimate and an upper bound by a fitted
-    critic; `elbo` and `kl_to_prior` as lower and upper bounds where the encoder has a kernel; and,
-    for `GRID_IMAGES` alone, `elbo` as exact where D = 2 and a grid can hold q.
+    critic, and so `kl_to_prior` as a lower bound; both as lower and upper bounds where the encoder
+    has a kernel; and, for `GRID_IMAGES` alone, `elbo` as exact where D = 2 and a grid can hold q.
     """
     one = jnp.asarray(images[np.arange(1)])
     kernel = jax.eval_shape(lambda: model.encode(params, keys[0], one, 2)).kernel
@@ -134,13 +140,15 @@ def elbo_of_implicit(
     if kernel is not None:
         methods.append(partial(_by_bracket, model, params, keys[1], x, progress))
     if on_grid:
-        methods.append(partial(_by_grid, model, params, keys[2], x))
+        # By the key of the bracket: of the same draws, a bracket is on both sides of it.
+        methods.append(partial(_by_grid, model, params, keys[1], x))
     return methods
 
 
-def _draws(x: Array) -> int:
-    """Draws of q for each x: more of them where there are few x."""
-    return max(32, DRAWS // len(x))
+def _sizes(x: Array) -> tuple[int, int]:
+    """Draws of q for each x, more where there are few x; and how many x at once."""
+    draws = max(32, DRAWS // len(x))
+    return draws, max(1, ROWS // draws)
 
 
 def _by_fit(
@@ -148,37 +156,45 @@ def _by_fit(
 ) -> list[Entry]:
     key_fit, key_draws = jax.random.split(key)
     fit = fit_posterior(model, params, key_fit, x, max_steps=max_steps, progress=progress)
-    draws = _draws(x)
+    draws, batch_size = _sizes(x)
 
-    def estimate(index, x):
-        key = jax.random.fold_in(key_draws, int(index[0]))
-        return {"elbo": fitted_elbo(model, params, key, x, fit, num_samples=draws)}
+    def of_batch(index, x):
+        return _fitted(model, params, jax.random.fold_in(key_draws, int(index[0])), x, fit, draws)
 
-    found = summarise(in_batches(estimate, x, max(1, ROWS // draws))["elbo"])
+    found = {name: summarise(a) for name, a in in_batches(of_batch, x, batch_size).items()}
     excess = fit.calibration.reference_mean_ratio - 1.0
-    error = math.hypot(found["stderr"], fit.calibration.reference_mean_ratio_stderr)
     common = {
-        "name": "elbo",
-        **found,
         "method": "fitted critic",
         "num_samples": draws,
         "calibration": fit.calibration._asdict(),
     }
+
+    def bound(name: str, kind: str, excess: float) -> Entry:
+        entry = {"name": name, "kind": kind, **found[name], **common}
+        stderr = math.hypot(entry["stderr"], fit.calibration.reference_mean_ratio_stderr)
+        return {**entry, "value": entry["value"] + excess, "stderr": stderr}
+
     return [
-        {**common, "kind": "estimate"},
-        {**common, "kind": "upper bound", "value": found["value"] + excess, "stderr": error},
+        {"name": "elbo", "kind": "estimate", **found["elbo"], **common},
+        bound("elbo", "upper bound", excess),
+        bound("kl_to_prior", "lower bound", -excess),
     ]
 
 
 def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
-    kernels = 2 ** int(np.log2(GRID_KERNELS // len(x)))
-    values = quadrature_elbo(model, params, key, jnp.asarray(x), num_kernels=kernels)
-    counts = {"num_kernels": kernels, **summarise(values)}
-    return [{"name": "elbo", "kind": "exact", "method": "quadrature", **counts}]
+    draws, batch_size = _sizes(x)
+    counts = {"num_samples": draws, "num_kernels": 2 ** int(np.log2(GRID_KERNELS // len(x)))}
+
+    def of_batch(index, x):
+        key_batch = jax.random.fold_in(key, int(index[0]))
+        return {"elbo": quadrature_elbo(model, params, key_batch, jnp.asarray(x), **counts)}
+
+    found = summarise(in_batches(of_batch, x, batch_size)["elbo"])
+    return [{"name": "elbo", "kind": "exact", "method": "quadrature", **found, **counts}]
 
 
 def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
-    draws = min(BRACKETED, _draws(x))
+    draws, batch_size = _sizes(x)
     kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**20)))
     counts = {"num_samples": draws, "num_kernels": kernels}
 
@@ -186,7 +202,7 @@ def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) ->
         key_batch = jax.random.fold_in(key, int(index[0]))
         return elbo_bracket(model, params, key_batch, x, **counts)._asdict()
 
-    found = in_batches(of_batch, x, max(1, ROWS // draws), progress=progress)
+    found = in_batches(of_batch, x, batch_size, progress=progress)
     means = Bracket(*(jnp.asarray(found[name]) for name in Bracket._fields))
     if bad := int(np.sum(np.isnan(means.log_q_upper))):
         logging.warning(

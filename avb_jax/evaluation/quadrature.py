@@ -1,6 +1,7 @@
 """log p(x) and the ELBO by a grid over z: exact, up to its error, where that space is small."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from avb_jax.types import Array, Key, Tree
 
 MAX_DIM = 2
 GRID_BLOCK = 2**14  # kernels drawn at once
+REACH = 4.0  # of a kernel, in its standard deviations
 
 
 @partial(jax.jit, static_argnames=("model", "limit", "points_per_dim", "block_size"))
@@ -70,35 +72,34 @@ def quadrature_log_likelihood(
     return mean + dim * math.log(2.0 * limit)
 
 
-@partial(jax.jit, static_argnames=("model", "num_kernels", "points_per_dim", "num_samples"))
+@partial(jax.jit, static_argnames=("model", "num_samples", "num_kernels", "points_per_dim"))
 def quadrature_elbo(
     model: Any,
     params: Tree,
     key: Key,
     x: Array,
     *,
+    num_samples: int = 2**14,
     num_kernels: int = 2**20,
     points_per_dim: int = 2048,
-    num_samples: int = 2**14,
 ) -> Array:
     """E_q[log p(x, z) − log q(z|x)], [B] nats, with q(z|x) = E_ε q(z|x, ε) on a grid of z, D = 2.
 
-    The means of many kernels are shared out among the grid's points, each to its four neighbours,
-    and convolved with the kernel by a Fourier transform. Errors, for a kernel of standard deviation
-    τ and a spacing h: the sharing, and the reading between points, smooth by a tent of variance
-    h²/6 each, on average over positions, and so add h²/3 in all to the kernel's variance τ² in each
-    dimension; noise in ε makes log q too small, and so the ELBO too large, by 1 / (2 n), n being
-    the kernels within 3 τ; the outer mean is over `num_samples` draws. The grid spans the draws of
-    each x.
+    Errors, for a kernel of standard deviation τ and a spacing h: the sharing of kernels among the
+    grid's points, and the reading between those, smooth by a tent of variance h²/6 each, on
+    average over positions, and so add h²/3 in all to the kernel's variance τ² in each dimension;
+    noise in ε makes log q too small, and so the ELBO too large, by 1 / (2 n), n being the kernels
+    within 3 τ; the outer mean is over `num_samples` draws. Those are the draws of `elbo_bracket`
+    by the same key, x and number, so that the two differ in log q alone.
 
     Args:
         model: see `avb_jax.Model`; with a kernel of one scale for each x.
         params: its parameters.
         key: of the draws.
         x: [B, ...].
+        num_samples: S, draws of q for the outer mean.
         num_kernels: a multiple of `GRID_BLOCK`.
-        points_per_dim: of the grid.
-        num_samples: draws of q for the outer mean.
+        points_per_dim: of the grid, which spans the draws of each x, and what reaches them.
 
     Raises:
         ValueError: if the latent dimension is not 2, the encoder has no such kernel, or
@@ -108,31 +109,48 @@ def quadrature_elbo(
         raise ValueError(f"latent_dim was {model.latent_dim}; allowed is 2")
     if num_kernels < 1 or num_kernels % GRID_BLOCK:
         raise ValueError(f"num_kernels was {num_kernels}; allowed are multiples of {GRID_BLOCK}")
+    key_own, key_kernels = jax.random.split(key)
+    own = model.encode(params, key_own, x, num_samples)
+    if own.kernel is None or len(own.kernel.scale_tril) != 1:
+        raise ValueError("the encoder's kernel has not one scale for each x; no grid does it")
 
-    def one(arguments):
-        key, x = arguments
-        keys = jax.random.split(key, 1 + num_kernels // GRID_BLOCK)
-        encoding = model.encode(params, keys[0], x[None], num_samples)
-        if encoding.kernel is None or len(encoding.kernel.scale_tril) != 1:
-            raise ValueError("the encoder's kernel has not one scale for each x; no grid does it")
-        z, scale_tril = encoding.z[:, 0], encoding.kernel.scale_tril[0, 0]
-        low, high = jnp.min(z, axis=0), jnp.max(z, axis=0)
-        origin, spacing = low - 0.1 * (high - low), 1.2 * (high - low) / (points_per_dim - 1)
+    def log_q(arguments):
+        key, x, z, scale_tril = arguments
+        return _log_mixture(
+            z,
+            scale_tril,
+            lambda key: model.encode(params, key, x[None], GRID_BLOCK).kernel.mean[:, 0],
+            jax.random.split(key, num_kernels // GRID_BLOCK),
+            points_per_dim,
+        )
 
-        def add_block(mass, key):
-            mean = model.encode(params, key, x[None], GRID_BLOCK).kernel.mean[:, 0]
-            return _share_out(mass, (mean - origin[None]) / spacing[None]), None
+    keys = jax.random.split(key_kernels, len(x))
+    each = (keys, x, jnp.swapaxes(own.z, 0, 1), own.kernel.scale_tril[0])
+    return jnp.mean(model.log_joint(params, x, own.z) - lax.map(log_q, each).T, axis=0)
 
-        mass, _ = lax.scan(add_block, jnp.zeros((points_per_dim,) * 2, z.dtype), keys[1:])
-        density = _smooth(mass / num_kernels, scale_tril / spacing[:, None]) / jnp.prod(spacing)
-        q = map_coordinates(density, list(((z - origin[None]) / spacing[None]).T), order=1)
-        # In the tails there may be no kernel but the draw's own: a tenth of its peak, not zero.
-        peak = 1.0 / (2.0 * math.pi * scale_tril[0, 0] * scale_tril[1, 1])
-        q = jnp.maximum(q, 0.1 * peak / num_kernels)
-        log_joint = model.log_joint(params, x[None], z[:, None])[:, 0]
-        return jnp.mean(log_joint - jnp.log(q))
 
-    return lax.map(one, (jax.random.split(key, len(x)), x))
+def _log_mixture(
+    z: Array, scale_tril: Array, draw_means: Callable[[Key], Array], keys: Key, side: int
+) -> Array:
+    """log of the mean of N(z; m, L Lᵀ) over blocks of means m, by a grid of side² points: [S].
+
+    Each mean is shared out among the four points around it, and the grid convolved with the kernel
+    by a Fourier transform. z is [S, 2], L [2, 2], and a key's block [GRID_BLOCK, 2].
+    """
+    reach = REACH * jnp.linalg.norm(scale_tril, axis=-1)
+    origin, end = jnp.min(z, axis=0) - reach, jnp.max(z, axis=0) + reach
+    spacing = (end - origin) / (side - 1)
+
+    def add_block(mass, key):
+        return _share_out(mass, (draw_means(key) - origin[None]) / spacing[None]), None
+
+    mass, _ = lax.scan(add_block, jnp.zeros((side, side), z.dtype), keys)
+    num_kernels = len(keys) * GRID_BLOCK
+    density = _smooth(mass / num_kernels, scale_tril / spacing[:, None]) / jnp.prod(spacing)
+    q = map_coordinates(density, list(((z - origin[None]) / spacing[None]).T), order=1)
+    # In the tails there may be no kernel but the draw's own: a tenth of its peak, not zero.
+    peak = 1.0 / (2.0 * math.pi * scale_tril[0, 0] * scale_tril[1, 1])
+    return jnp.log(jnp.maximum(q, 0.1 * peak / num_kernels))
 
 
 def _share_out(mass: Array, at: Array) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 import avb_jax as avb
 from avb_jax.densities import LOG_2PI, log_prior
@@ -130,6 +131,22 @@ def test_the_elbo_on_a_grid_is_the_closed_form(blur, key):
         product = matrix @ covariance
         variance = 2.0 * np.trace(product @ product) + centre @ covariance @ centre
         assert abs(value - (log_joint - log_q)) < SIGMAS * (variance / draws) ** 0.5 + 2e-3
+
+
+def test_the_grid_has_the_draws_of_the_bracket(key):
+    """64 of each x, by whose noise they would miss each other: log q is the truth's at those."""
+    params, x, draws = make_params(), jnp.asarray(X[::20]), 64
+    z = Linear().encode(params, jax.random.split(key)[0], x, draws).z
+    covariance = FACTOR @ FACTOR.T + params["blur"] ** 2 * np.eye(D)
+    log_q = multivariate_normal.logpdf(z - x[None], np.zeros(D), covariance)
+    truth = np.mean(np.asarray(Linear().log_joint(params, x, z)) - log_q, axis=0)
+    values = quadrature_elbo(Linear(), params, key, x, num_kernels=2**18, num_samples=draws)
+    np.testing.assert_allclose(values, truth, atol=2e-3)
+    found = elbo_bracket(Linear(), params, key, x, num_samples=draws, num_kernels=2**12)
+    slack = 0.015  # 4 standard errors of the noise of 4,096 kernels
+    assert np.all(found.elbo_lower - slack < values) and np.all(values < found.elbo_upper + slack)
+    others = quadrature_elbo(Linear(), params, key, x, num_kernels=2**18, num_samples=2**13)
+    assert np.max(np.abs(values - others)) > 2.0 * slack
 
 
 def test_what_no_grid_can_hold_is_refused(key):
