@@ -6,8 +6,6 @@ checkpoint holds the digests of its files, written before the rename that makes 
 there is no moment, and no signal, at which a checkpoint exists without them.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from logging import INFO, LogRecord
@@ -18,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from avb_jax.files import fault_of, write_digests
 from avb_jax.processes import PeerLost
 from avb_jax.types import Tree
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 _ITEM = "state"
-_DIGESTS = "digests.json"
 _FORMAT, _NEWEST_FORMAT = "format", 1  # raised when an older version could not read it
 
 
@@ -114,7 +112,7 @@ class Checkpoints:
         self.wait()
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
-            fault = _fault(self._path(step) / _ITEM)
+            fault = fault_of(self._path(step) / _ITEM)
             if fault is None:
                 return self._restore(step, target, damaged)
             damaged[step] = fault
@@ -199,7 +197,7 @@ def _open_manager(directory: Path, keep: int) -> "ocp.CheckpointManager":
 
         def finalize(self, directory) -> None:
             super().finalize(directory)
-            _write_digests(Path(directory))
+            write_digests(Path(directory))
 
     registry = ocp.DefaultCheckpointHandlerRegistry()
     registry.add(_ITEM, ocp.args.StandardSave, Handler())
@@ -219,30 +217,6 @@ def _storage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise OSError(str(error).splitlines()[0]) from error
-
-
-def _write_digests(directory: Path) -> None:
-    """Writes the SHA-256 of every file below a directory, by relative name, into one more file."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    digests = {path.relative_to(directory).as_posix(): _digest(path) for path in files}
-    (directory / _DIGESTS).write_text(json.dumps(digests, indent=1))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fault(directory: Path) -> str | None:
-    """What is wrong with a saved item's files, or None."""
-    try:
-        digests = json.loads((directory / _DIGESTS).read_bytes())
-        changed = [name for name, digest in digests.items() if _digest(directory / name) != digest]
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"it cannot be read ({error})"
-    return f"{changed[0]} is not what was written" if changed else None
 
 
 def _leaves_by_name(tree: Tree) -> dict[str, jax.Array]:

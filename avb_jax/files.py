@@ -1,5 +1,7 @@
-"""Files that are whole or absent, and values that any JSON reader understands."""
+"""Files that are whole or absent, digests of them, and values that any JSON reader understands."""
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+DIGESTS = "digests.json"
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
@@ -26,6 +30,30 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def write_digests(folder: Path) -> None:
+    """Writes the SHA-256 of every file below a folder, by relative name, into one more file."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    (folder / DIGESTS).write_text(json.dumps(digests, indent=1))
+
+
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with the files that `write_digests` saw, or None."""
+    try:
+        digests = json.loads((folder / DIGESTS).read_bytes())
+        changed = [name for name, digest in digests.items() if _digest(folder / name) != digest]
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read ({error})"
+    return f"{changed[0]} is not what was written" if changed else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -294,7 +294,7 @@ def test_failed_save_is_raised_and_can_be_repeated(tmp_path, monkeypatch):
     checkpoints.save(1, {"x": jnp.float32(1)})
     checkpoints.wait()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_digests", full)
+        patch.setattr(checkpoint, "write_digests", full)
         checkpoints.save(2, {"x": jnp.float32(2)})
         with pytest.raises(OSError, match="no space left"):
             checkpoints.wait()
