@@ -146,7 +146,7 @@ def _tasks(
                 entries.by_bdmc, model, params, keys[6], s.simulated_images, s.ais, options
             )
     if "elbo" in s.methods:
-        for number, method in enumerate(_elbos(model, params, keys[1:4], images, s, progress)):
+        for number, method in enumerate(_elbos(model, params, keys[1:3], images, s, progress)):
             tasks[f"elbo-{number}"] = _not_kept(method)
     if "latent" in s.methods:
         tasks["latent"] = partial(
