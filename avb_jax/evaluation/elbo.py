@@ -134,13 +134,13 @@ def elbo_of_implicit(
     x = images[np.arange(min(GRID_IMAGES if on_grid else IMAGES, len(images)))]
     methods: list[Callable[[], list[Entry]]]
     if fit_steps:
-        methods = [partial(_by_fit, model, params, keys[0], x, fit_steps, progress)]
+        methods = [partial(_by_fit, model, params, keys, x, fit_steps, progress)]
     else:
         methods = [partial(elbo_of_model, model, params, keys[0], x, batch_size)]
+    # All by one key of draws: what differs is log q alone, and a bracket is on both sides of it.
     if kernel is not None:
         methods.append(partial(_by_bracket, model, params, keys[1], x, progress))
     if on_grid:
-        # By the key of the bracket: of the same draws, a bracket is on both sides of it.
         methods.append(partial(_by_grid, model, params, keys[1], x))
     return methods
 
@@ -152,14 +152,14 @@ def _sizes(x: Array) -> tuple[int, int]:
 
 
 def _by_fit(
-    model: Any, params: Tree, key: Key, x: Array, max_steps: int, progress: bool
+    model: Any, params: Tree, keys: Key, x: Array, max_steps: int, progress: bool
 ) -> list[Entry]:
-    key_fit, key_draws = jax.random.split(key)
-    fit = fit_posterior(model, params, key_fit, x, max_steps=max_steps, progress=progress)
+    fit = fit_posterior(model, params, keys[0], x, max_steps=max_steps, progress=progress)
     draws, batch_size = _sizes(x)
 
     def of_batch(index, x):
-        return _fitted(model, params, jax.random.fold_in(key_draws, int(index[0])), x, fit, draws)
+        key_own, _ = jax.random.split(jax.random.fold_in(keys[1], int(index[0])))
+        return _fitted(model, params, key_own, x, fit, draws)
 
     found = {name: summarise(a) for name, a in in_batches(of_batch, x, batch_size).items()}
     excess = fit.calibration.reference_mean_ratio - 1.0

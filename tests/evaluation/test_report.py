@@ -119,6 +119,16 @@ def test_an_implicit_posterior_has_an_estimate_and_a_bracket(monkeypatch):
     assert elbo["estimate"] == pytest.approx(truth, abs=tolerance)
     assert truth - tolerance < elbo["lower bound"] < elbo["upper bound"] < truth + tolerance
     assert kl_truth - tolerance < kl["lower bound"] < kl["upper bound"] < kl_truth + tolerance
+    # Each pair adds up to E_q[log p(x|z)], and that to the same number: of the same draws.
+    values = {(e["name"], e["kind"], e["method"]): e["value"] for e in entries if "method" in e}
+    fitted, semi_implicit = (
+        values["elbo", kind, method] + values["kl_to_prior", other, method]
+        for kind, other, method in (
+            ("upper bound", "lower bound", "fitted critic"),
+            ("lower bound", "upper bound", "semi-implicit"),
+        )
+    )
+    assert fitted == pytest.approx(semi_implicit, abs=1e-4)
 
 
 @pytest.mark.parametrize(
