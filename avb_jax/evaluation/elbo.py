@@ -22,7 +22,7 @@ ELBO_SAMPLES = 16  # draws of q per data point
 IMAGES = 1000  # whose posteriors are fitted, and bracketed
 GRID_IMAGES = 20  # the same, where they are put on a grid too
 DRAWS = 2**14  # of q, over all images; at least 32 for each
-GRID_KERNELS = 2**23  # over all of them
+GRID_KERNELS = 2**25  # over all of them
 KERNELS = 2**22  # over all images; at least 4096 and at most 2^20 for each
 ROWS = 512  # draws on the device at once
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-from avb_jax.densities import log_prior
+from avb_jax.densities import log_kernel, log_prior
 from avb_jax.evaluation.weights import check_counts, mean_weight
-from avb_jax.types import Array, Key, Tree
+from avb_jax.types import Array, Kernel, Key, Tree
 
 MAX_DIM = 2
 GRID_BLOCK = 2**14  # kernels drawn at once
@@ -88,9 +88,12 @@ def quadrature_elbo(
     Errors, for a kernel of standard deviation τ and a spacing h: the sharing of kernels among the
     grid's points, and the reading between those, smooth by a tent of variance h²/6 each, on
     average over positions, and so add h²/3 in all to the kernel's variance τ² in each dimension;
-    noise in ε makes log q too small, and so the ELBO too large, by 1 / (2 n), n being the kernels
-    within 3 τ; the outer mean is over `num_samples` draws. Those are the draws of `elbo_bracket`
-    by the same key, x and number, so that the two differ in log q alone.
+    the outer mean is over `num_samples` draws. Those are the draws of `elbo_bracket` by the same
+    key, x and number, so that the two differ in log q alone.
+
+    Of M kernels κ, independent of z, the mean has the variance q ∫κ² / M, which makes its log too
+    small by ∫κ² / (2 M q). The draw's own kernel is ∫κ² at z on average: half of it, over M, is
+    added, and cancels that. What is left is of second order in 1 / (M q).
 
     Args:
         model: see `avb_jax.Model`; with a kernel of one scale for each x.
@@ -115,9 +118,10 @@ def quadrature_elbo(
         raise ValueError("the encoder's kernel has not one scale for each x; no grid does it")
 
     def log_q(arguments):
-        key, x, z, scale_tril = arguments
+        key, x, z, own_means, scale_tril = arguments
         return _log_mixture(
             z,
+            own_means,
             scale_tril,
             lambda key: model.encode(params, key, x[None], GRID_BLOCK).kernel.mean[:, 0],
             jax.random.split(key, num_kernels // GRID_BLOCK),
@@ -125,17 +129,23 @@ def quadrature_elbo(
         )
 
     keys = jax.random.split(key_kernels, len(x))
-    each = (keys, x, jnp.swapaxes(own.z, 0, 1), own.kernel.scale_tril[0])
+    draws = (jnp.swapaxes(own.z, 0, 1), jnp.swapaxes(own.kernel.mean, 0, 1))
+    each = (keys, x, *draws, own.kernel.scale_tril[0])
     return jnp.mean(model.log_joint(params, x, own.z) - lax.map(log_q, each).T, axis=0)
 
 
 def _log_mixture(
-    z: Array, scale_tril: Array, draw_means: Callable[[Key], Array], keys: Key, side: int
+    z: Array,
+    own_means: Array,
+    scale_tril: Array,
+    draw_means: Callable[[Key], Array],
+    keys: Key,
+    side: int,
 ) -> Array:
     """log of the mean of N(z; m, L Lᵀ) over blocks of means m, by a grid of side² points: [S].
 
     Each mean is shared out among the four points around it, and the grid convolved with the kernel
-    by a Fourier transform. z is [S, 2], L [2, 2], and a key's block [GRID_BLOCK, 2].
+    by a Fourier transform. z and its own means are [S, 2], L [2, 2], a key's block [GRID_BLOCK, 2].
     """
     reach = REACH * jnp.linalg.norm(scale_tril, axis=-1)
     origin, end = jnp.min(z, axis=0) - reach, jnp.max(z, axis=0) + reach
@@ -148,9 +158,9 @@ def _log_mixture(
     num_kernels = len(keys) * GRID_BLOCK
     density = _smooth(mass / num_kernels, scale_tril / spacing[:, None]) / jnp.prod(spacing)
     q = map_coordinates(density, list(((z - origin[None]) / spacing[None]).T), order=1)
-    # In the tails there may be no kernel but the draw's own: a tenth of its peak, not zero.
-    peak = 1.0 / (2.0 * math.pi * scale_tril[0, 0] * scale_tril[1, 1])
-    return jnp.log(jnp.maximum(q, 0.1 * peak / num_kernels))
+    kernel = Kernel(jnp.zeros_like(z[:1, None]), scale_tril[None, None])
+    log_own = log_kernel(kernel, (z - own_means)[:, None])[0, 0]
+    return jnp.log(jnp.maximum(q, 0.0) + 0.5 * jnp.exp(log_own) / num_kernels)
 
 
 def _share_out(mass: Array, at: Array) -> Array:

@@ -149,6 +149,20 @@ def test_the_grid_has_the_draws_of_the_bracket(key):
     assert np.max(np.abs(values - others)) > 2.0 * slack
 
 
+def test_few_kernels_bias_the_grid_in_second_order_alone(key):
+    """The first, E_q[1 / q] ∫κ² / (2 M) with ∫κ² = 1 / (4 π τ²), is four times what is left."""
+    blur, draws, kernels, x = 0.02, 2**12, 2**15, jnp.asarray(X[::20])
+    params = make_params(blur)
+    z = Linear().encode(params, jax.random.split(key)[0], x, draws).z
+    covariance = FACTOR @ FACTOR.T + blur**2 * np.eye(D)
+    log_q = multivariate_normal.logpdf(z - x[None], np.zeros(D), covariance)
+    truth = np.mean(np.asarray(Linear().log_joint(params, x, z)) - log_q, axis=0)
+    values = quadrature_elbo(Linear(), params, key, x, num_kernels=kernels, num_samples=draws)
+    first_order = np.mean(np.exp(-log_q)) / (8.0 * np.pi * blur**2 * kernels)
+    assert first_order > 0.03
+    assert np.all(np.abs(values - truth) < first_order / 4.0)
+
+
 def test_what_no_grid_can_hold_is_refused(key):
     with pytest.raises(ValueError, match="latent_dim was 3; allowed is 2"):
         quadrature_elbo(Linear(latent_dim=3), make_params(), key, X)
