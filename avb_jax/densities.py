@@ -47,6 +47,14 @@ def log_kernel(kernel: Kernel, z: Array) -> Array:
     return -0.5 * (squares + z.shape[-1] * LOG_2PI) - log_scale[..., None]
 
 
+def log_own_kernel(kernel: Kernel, z: Array) -> Array:
+    """log q(z|x, ε) of draws under the kernels they came from, nats: z [S, B, D] -> [S, B]."""
+    own = kernel._replace(scale_tril=jnp.broadcast_to(kernel.scale_tril, (*z.shape, z.shape[-1])))
+    return jax.vmap(
+        lambda kernel, z: log_kernel(jax.tree.map(lambda a: a[None], kernel), z[None])[0, :, 0]
+    )(own, z)
+
+
 class Likelihood(NamedTuple):
     """p(x|z), as functions of the decoder's outputs.
 

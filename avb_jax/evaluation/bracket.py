@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import logsumexp
 
-from avb_jax.densities import log_kernel, log_prior
+from avb_jax.densities import log_kernel, log_own_kernel, log_prior
 from avb_jax.types import Array, Kernel, Key, Tree
 
 KERNEL_BLOCK = 1024  # kernels compared with the draws at once
@@ -85,12 +85,7 @@ def mixture_bounds(
     start = (jnp.full(z.shape[1::-1], -jnp.inf, z.dtype), jnp.zeros([], z.dtype))
     (total, count), _ = lax.scan(add_block, start, keys)
     total = total.T
-    shape = (*own.mean.shape, own.mean.shape[-1])
-    own = own._replace(scale_tril=jnp.broadcast_to(own.scale_tril, shape))
-    log_own = jax.vmap(
-        lambda kernel, z: log_kernel(jax.tree.map(lambda a: a[None], kernel), z[None])[0, :, 0]
-    )(own, z)
-    return total - jnp.log(count), jnp.logaddexp(total, log_own) - jnp.log1p(count)
+    return total - jnp.log(count), jnp.logaddexp(total, log_own_kernel(own, z)) - jnp.log1p(count)
 
 
 @partial(jax.jit, static_argnames=("model", "num_samples", "num_kernels"))
@@ -111,7 +106,7 @@ def elbo_bracket(
     Args:
         model: see `avb_jax.Model`; its encodings must have a kernel.
         params: its parameters.
-        key: of the draws.
+        key: its first half is that of the draws, as of `model.sample_posterior`.
         x: [B, ...].
         num_samples: S, draws of q.
         num_kernels: M, a multiple of `KERNEL_BLOCK` or less than it.

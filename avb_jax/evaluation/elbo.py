@@ -137,7 +137,7 @@ def elbo_of_implicit(
         methods = [partial(_by_fit, model, params, keys, x, fit_steps, progress)]
     else:
         methods = [partial(elbo_of_model, model, params, keys[0], x, batch_size)]
-    # All by one key of draws: what differs is log q alone, and a bracket is on both sides of it.
+    # Fit, bracket and grid have the same draws: what differs is log q alone.
     if kernel is not None:
         methods.append(partial(_by_bracket, model, params, keys[1], x, progress))
     if on_grid:
@@ -158,6 +158,7 @@ def _by_fit(
     draws, batch_size = _sizes(x)
 
     def of_batch(index, x):
+        # Of the draws of `elbo_bracket`.
         key_own, _ = jax.random.split(jax.random.fold_in(keys[1], int(index[0])))
         return _fitted(model, params, key_own, x, fit, draws)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
-from avb_jax.densities import log_kernel, log_prior
+from avb_jax.densities import log_own_kernel, log_prior
 from avb_jax.evaluation.weights import check_counts, mean_weight
-from avb_jax.types import Array, Kernel, Key, Tree
+from avb_jax.types import Array, Key, Tree
 
 MAX_DIM = 2
 GRID_BLOCK = 2**14  # kernels drawn at once
@@ -117,11 +117,10 @@ def quadrature_elbo(
     if own.kernel is None or len(own.kernel.scale_tril) != 1:
         raise ValueError("the encoder's kernel has not one scale for each x; no grid does it")
 
-    def log_q(arguments):
-        key, x, z, own_means, scale_tril = arguments
-        return _log_mixture(
+    def density(arguments):
+        key, x, z, scale_tril = arguments
+        return _mixture(
             z,
-            own_means,
             scale_tril,
             lambda key: model.encode(params, key, x[None], GRID_BLOCK).kernel.mean[:, 0],
             jax.random.split(key, num_kernels // GRID_BLOCK),
@@ -129,23 +128,19 @@ def quadrature_elbo(
         )
 
     keys = jax.random.split(key_kernels, len(x))
-    draws = (jnp.swapaxes(own.z, 0, 1), jnp.swapaxes(own.kernel.mean, 0, 1))
-    each = (keys, x, *draws, own.kernel.scale_tril[0])
-    return jnp.mean(model.log_joint(params, x, own.z) - lax.map(log_q, each).T, axis=0)
+    each = (keys, x, jnp.swapaxes(own.z, 0, 1), own.kernel.scale_tril[0])
+    half_own = 0.5 * jnp.exp(log_own_kernel(own.kernel, own.z)) / num_kernels
+    log_q = jnp.log(lax.map(density, each).T + half_own)
+    return jnp.mean(model.log_joint(params, x, own.z) - log_q, axis=0)
 
 
-def _log_mixture(
-    z: Array,
-    own_means: Array,
-    scale_tril: Array,
-    draw_means: Callable[[Key], Array],
-    keys: Key,
-    side: int,
+def _mixture(
+    z: Array, scale_tril: Array, draw_means: Callable[[Key], Array], keys: Key, side: int
 ) -> Array:
-    """log of the mean of N(z; m, L Lᵀ) over blocks of means m, by a grid of side² points: [S].
+    """The mean of N(z; m, L Lᵀ) over blocks of means m, by a grid of side² points: [S].
 
     Each mean is shared out among the four points around it, and the grid convolved with the kernel
-    by a Fourier transform. z and its own means are [S, 2], L [2, 2], a key's block [GRID_BLOCK, 2].
+    by a Fourier transform. z is [S, 2], L [2, 2], and a key's block [GRID_BLOCK, 2].
     """
     reach = REACH * jnp.linalg.norm(scale_tril, axis=-1)
     origin, end = jnp.min(z, axis=0) - reach, jnp.max(z, axis=0) + reach
@@ -158,9 +153,7 @@ def _log_mixture(
     num_kernels = len(keys) * GRID_BLOCK
     density = _smooth(mass / num_kernels, scale_tril / spacing[:, None]) / jnp.prod(spacing)
     q = map_coordinates(density, list(((z - origin[None]) / spacing[None]).T), order=1)
-    kernel = Kernel(jnp.zeros_like(z[:1, None]), scale_tril[None, None])
-    log_own = log_kernel(kernel, (z - own_means)[:, None])[0, 0]
-    return jnp.log(jnp.maximum(q, 0.0) + 0.5 * jnp.exp(log_own) / num_kernels)
+    return jnp.maximum(q, 0.0)  # but for the transform's rounding, it is not negative
 
 
 def _share_out(mass: Array, at: Array) -> Array:

@@ -53,6 +53,14 @@ def make_params(blur=0.3):
     return {"factor": jnp.asarray(FACTOR), "blur": jnp.float32(blur)}
 
 
+def elbo_of_draws(params, key, x, draws):
+    """The ELBO of each x at the draws that the bracket has by this key; and their log q."""
+    z = Linear().encode(params, jax.random.split(key)[0], x, draws).z
+    covariance = FACTOR @ FACTOR.T + params["blur"] ** 2 * np.eye(D)
+    log_q = multivariate_normal.logpdf(z - x[None], np.zeros(D), covariance)
+    return np.mean(np.asarray(Linear().log_joint(params, x, z)) - log_q, axis=0), log_q
+
+
 @pytest.mark.parametrize("per_draw", [False, True])
 def test_many_kernels_close_the_bracket_on_the_truth(per_draw, key):
     """Value and gradient in τ, each within SIGMAS standard errors over the x."""
@@ -136,10 +144,7 @@ def test_the_elbo_on_a_grid_is_the_closed_form(blur, key):
 def test_the_grid_has_the_draws_of_the_bracket(key):
     """64 of each x, by whose noise they would miss each other: log q is the truth's at those."""
     params, x, draws = make_params(), jnp.asarray(X[::20]), 64
-    z = Linear().encode(params, jax.random.split(key)[0], x, draws).z
-    covariance = FACTOR @ FACTOR.T + params["blur"] ** 2 * np.eye(D)
-    log_q = multivariate_normal.logpdf(z - x[None], np.zeros(D), covariance)
-    truth = np.mean(np.asarray(Linear().log_joint(params, x, z)) - log_q, axis=0)
+    truth, _ = elbo_of_draws(params, key, x, draws)
     values = quadrature_elbo(Linear(), params, key, x, num_kernels=2**18, num_samples=draws)
     np.testing.assert_allclose(values, truth, atol=2e-3)
     found = elbo_bracket(Linear(), params, key, x, num_samples=draws, num_kernels=2**12)
@@ -153,10 +158,7 @@ def test_few_kernels_bias_the_grid_in_second_order_alone(key):
     """The first, E_q[1 / q] ∫κ² / (2 M) with ∫κ² = 1 / (4 π τ²), is four times what is left."""
     blur, draws, kernels, x = 0.02, 2**12, 2**15, jnp.asarray(X[::20])
     params = make_params(blur)
-    z = Linear().encode(params, jax.random.split(key)[0], x, draws).z
-    covariance = FACTOR @ FACTOR.T + blur**2 * np.eye(D)
-    log_q = multivariate_normal.logpdf(z - x[None], np.zeros(D), covariance)
-    truth = np.mean(np.asarray(Linear().log_joint(params, x, z)) - log_q, axis=0)
+    truth, log_q = elbo_of_draws(params, key, x, draws)
     values = quadrature_elbo(Linear(), params, key, x, num_kernels=kernels, num_samples=draws)
     first_order = np.mean(np.exp(-log_q)) / (8.0 * np.pi * blur**2 * kernels)
     assert first_order > 0.03
