@@ -14,10 +14,11 @@ beside another job, and test log p(x) is at least
     D = 32       −82.6 (51)          −83.4 (19)                     −85.7 (20)           −84.4 (16)
 
 D = 8 with --channels=16 --weight_decay=0.07 --num_steps=50000 AVB has −89.5 and −89.7 (seeds 0, 1),
-in an hour and a half of one core. Importance sampling with --evaluation_samples=250 takes 15 to 30
-minutes of one core beside other jobs; the default of 1,000 decodes twice as many draws. The paper's
-log p(x) by AIS: ~−91.2 by AVB and ~−89.6 by AVB+AC with D = 8 (neither checked), −80.2 by AVB+AC
-and −79.1 by VAE+IAF with D = 32. docs/results.md has all that was measured here.
+in an hour and a half of one core, and with --refinements=2 as well −89.0 (seed 0), in half more
+time. Importance sampling with --evaluation_samples=250 takes 15 to 30 minutes of one core beside
+other jobs; the default of 1,000 decodes twice as many draws. The paper's log p(x) by AIS: ~−91.2 by
+AVB and ~−89.6 by AVB+AC with D = 8 (neither checked), −80.2 by AVB+AC and −79.1 by VAE+IAF with
+D = 32. docs/results.md has all that was measured here.
 """
 
 from typing import Any
