@@ -165,7 +165,10 @@ class TrainingChoices:
     )  # fmt: skip
     learning_rate: float = option(2e-3, "of encoder and decoder (Adam)", above=0.0)
     critic_learning_rate: float = option(1e-3, "of the critic (Adam)", above=0.0)
-    schedule: str = option("cosine", "of both learning rates, after warm-up", choices=SCHEDULES)
+    schedule: str = option("cosine", "of the learning rate, after warm-up", choices=SCHEDULES)
+    critic_schedule: str | None = option(
+        None, "of the critic's learning rate (unset: as --schedule)", choices=SCHEDULES
+    )
     warmup_steps: int = option(20, "steps of linear learning-rate warm-up", at_least=0)
     kl_warmup_steps: int = option(0, "steps over which the KL's weight grows to 1", at_least=0)
     ema_decay: float = option(

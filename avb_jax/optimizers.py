@@ -65,9 +65,9 @@ def averaged_parameters(opt_state: Tree, params: Tree) -> Tree:
     return found[0].average if found else params
 
 
-def learning_rate_schedule(config: Config, peak: float) -> optax.Schedule:
-    """Linear warm-up to `peak`, then constant or a cosine to zero at `num_steps`."""
-    if config.schedule == "cosine":
+def learning_rate_schedule(config: Config, name: str, peak: float) -> optax.Schedule:
+    """Linear warm-up to `peak`, then `name`: constant, or a cosine to zero at `num_steps`."""
+    if name == "cosine":
         decay_steps = max(1, config.num_steps - config.warmup_steps)
         after = optax.cosine_decay_schedule(peak, decay_steps)
     else:
@@ -79,8 +79,9 @@ def learning_rate_schedule(config: Config, peak: float) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def _adam(config: Config, peak: float, updates_per_step: int = 1, weight_decay: float = 0.0):
-    schedule = learning_rate_schedule(config, peak)
+def _adam(
+    config: Config, schedule: optax.Schedule, updates_per_step: int = 1, weight_decay: float = 0.0
+):
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
 
     # The schedule counts steps of training, of which the critic may take several at once.
@@ -98,8 +99,12 @@ def _kernels(params: Tree) -> Tree:
 
 
 def build_optimizers(config: Config) -> Optimizers:
-    """Adam for both players, with the config's schedule, clipping, weight decay and averaging."""
+    """Adam for both players, with the config's schedules, clipping, weight decay and averaging."""
     average = [average_parameters(config.ema_decay)] if config.ema_decay else []
-    of_vae = _adam(config, config.learning_rate, weight_decay=config.weight_decay)
-    of_critic = _adam(config, config.critic_learning_rate, config.critic_steps)
+    rate = learning_rate_schedule(config, config.schedule, config.learning_rate)
+    critic_rate = learning_rate_schedule(
+        config, config.critic_schedule or config.schedule, config.critic_learning_rate
+    )
+    of_vae = _adam(config, rate, weight_decay=config.weight_decay)
+    of_critic = _adam(config, critic_rate, config.critic_steps)
     return Optimizers(vae=optax.chain(*of_vae, *average), critic=optax.chain(*of_critic))

@@ -19,10 +19,10 @@ from avb_jax.optimizers import (
 CONFIG = Config(num_steps=50, learning_rate=0.2, critic_learning_rate=0.1, schedule="constant")
 
 
-def expected_rate(step: int, peak: float, config: Config) -> float:
+def expected_rate(step: int, peak: float, config: Config, schedule: str = "") -> float:
     if step < config.warmup_steps:
         return peak * (step + 1) / (config.warmup_steps + 1)
-    if config.schedule == "constant":
+    if (schedule or config.schedule) == "constant":
         return peak
     done = (step - config.warmup_steps) / (config.num_steps - config.warmup_steps)
     return peak * 0.5 * (1.0 + np.cos(np.pi * min(done, 1.0)))
@@ -32,7 +32,7 @@ def expected_rate(step: int, peak: float, config: Config) -> float:
 @pytest.mark.parametrize("warmup_steps", [0, 10])
 def test_schedule(schedule, warmup_steps):
     config = dataclasses.replace(CONFIG, schedule=schedule, warmup_steps=warmup_steps)
-    rate = learning_rate_schedule(config, 0.2)
+    rate = learning_rate_schedule(config, schedule, 0.2)
     actual = [float(rate(step)) for step in range(61)]
     expected = [expected_rate(step, 0.2, config) for step in range(61)]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-8)
@@ -125,6 +125,17 @@ def test_the_critics_schedule_counts_steps_of_training(critic_steps):
     np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6)
     expected = [expected_rate(step, 0.2, config) for step in range(12)]
     np.testing.assert_allclose(rates_of(optimizers.vae, 12), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_critic_may_have_a_schedule_of_its_own(schedule):
+    config = dataclasses.replace(
+        CONFIG, num_steps=12, schedule="cosine", critic_schedule=schedule, warmup_steps=4
+    )
+    critic, vae = build_optimizers(config).critic, build_optimizers(config).vae
+    for optimizer, peak, name in ((critic, 0.1, schedule), (vae, 0.2, "cosine")):
+        expected = [expected_rate(step, peak, config, name) for step in range(12)]
+        np.testing.assert_allclose(rates_of(optimizer, 12), expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.999])
