@@ -26,7 +26,7 @@ FIGURES = {
     "critic_accuracy.png": "critic_accuracy/critic_accuracy.png",
     "eight_schools.png": "eight_schools/authors.png",
     "eight_schools_standard.png": "eight_schools/standard.png",
-    "four_images.png": "four_images_long/posteriors.png",
+    "four_images.png": "four_images/posteriors.png",
     "funnel.png": "posterior/funnel.png",
     "latent_spaces.png": "toy/latent.png",
     "memory.png": "streaming/memory.png",

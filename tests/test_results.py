@@ -1,6 +1,7 @@
 """The pages' tables and figures are those of the files under results/."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ def test_seeds_of_one_run_are_averaged(results):
     """By hand, from the evaluations of the three seeds of MNIST with D = 2."""
     line = results.of_runs("mnist-d2-basis").splitlines()[2]
     assert "| `mnist-d2-basis` | 3 |" in line and "−130.042 ± 0.050" in line
+
+
+def test_four_images_are_within_four_thousandths_of_the_best():
+    """By quadrature, on average over seeds; the ELBO of each, by a grid, is between its bounds."""
+    exact, wrong = [], []
+    for run in sorted((ROOT / "results").glob("four_images*")):
+        found = {}
+        for entry in json.loads((run / "evaluation.json").read_text()):
+            found[entry["name"], entry["kind"], entry["method"]] = entry["value"]
+        exact.append(found["log_likelihood", "exact", "quadrature"])
+        elbo = found["elbo", "exact", "quadrature"]
+        wrong.append(abs(found["elbo", "estimate", "fitted critic"] - elbo))
+        lower = found["elbo", "lower bound", "semi-implicit"]
+        assert lower < elbo < found["elbo", "upper bound", "fitted critic"], run
+    best = -math.log(4.0)
+    assert best - 0.004 < sum(exact) / len(exact) < best and max(exact) < best
+    assert sum(wrong) / len(wrong) < 0.02
 
 
 def test_the_ablation_is_told_as_it_was_measured():
