@@ -18,11 +18,11 @@ from avb_jax.options import check_choices
 
 Changes = Mapping[str, Any]  # of a config, field by field
 
-# An explicit encoder has no critic, and asks the decoder for nothing unless `TOLD` says so.
+# An explicit encoder has no critic, and asks the decoder for nothing unless told to.
 EXPLICIT: Changes = {
     "refinements": None, "contrast": None, "num_samples": None, "critic_samples": None
 }  # fmt: skip
-TOLD = "refinements"  # the one of these that the command line decides, where it is given
+TOLD = ("refinements", "survey")  # of these the command line decides, where it gives them
 VAES = {name: {"encoder": name, **EXPLICIT} for name in EXPLICIT_ENCODERS}
 
 
@@ -111,7 +111,7 @@ def _runs(config: Config, posteriors: Mapping[str, Changes]) -> dict[str, tuple[
     for name, *values in itertools.product(names, *settings):
         own = {
             field: value for field, value in posteriors[name].items()
-            if field != TOLD or not flags.FLAGS[field].present
+            if field not in TOLD or not flags.FLAGS[field].present
         }  # fmt: skip
         parts = [name, *(f"{field}={value}" for field, value in values)]
         label = [part for part in parts if part and not part.startswith("seed=")]

@@ -23,7 +23,8 @@ from avb_jax.options import from_flags
 
 POSTERIORS = {
     "avb": {},
-    **sweeps.VAES,
+    # They are told as much of log p(x, z) as AVB.
+    **{name: {**changes, "survey": 16} for name, changes in sweeps.VAES.items()},
     **{
         f"{contrast}-{loss}": {"contrast": contrast, "critic_loss": loss}
         for contrast in CONTRASTS
@@ -40,7 +41,6 @@ experiment.define_training_flags(
     latent_dim=2,
     batch_size=4,
     encoder="noise-mlp",
-    survey=16,  # the Gaussians and the flow are told as much of log p(x, z)
     num_steps=60000,
     num_samples=128,
     decoder_samples=128,

@@ -19,7 +19,7 @@ from avb_jax.reporting import sweep_table
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = (
     "--num_steps=20", "--steps_per_call=10", "--num_samples=8", "--decoder_samples=8",
-    "--critic_fit_steps=0", "--evaluation_samples=10",
+    "--critic_samples=8", "--critic_fit_steps=0", "--evaluation_samples=10",
 )  # fmt: skip
 
 
@@ -103,19 +103,24 @@ def test_a_setting_that_is_swept_takes_the_place_of_the_posteriors_own(monkeypat
     assert [config.refinement_steps for _, config in runs.values()] == [0, 1]
 
 
-@pytest.mark.parametrize("arguments, steps", [([], 0), (["--refinements=2"], 2)])
+@pytest.mark.parametrize(
+    "arguments, told",
+    [([], (0, 8)), (["--refinements=2"], (2, 8)), (["--survey=0"], (0, 0))],
+)
 def test_a_gaussian_posterior_asks_the_decoder_where_the_command_line_says_so(
-    arguments, steps, monkeypatch
+    arguments, told, monkeypatch
 ):
     given = flags.FlagValues()
     flags.DEFINE_list("posteriors", ["gaussian"], "", flag_values=given)
     flags.DEFINE_multi_string("sweep", [], "", flag_values=given)
-    flags.DEFINE_integer("refinements", 1, "", flag_values=given)
+    for name in sweep.TOLD:
+        flags.DEFINE_integer(name, 1, "", flag_values=given)
     given(["sweep", *arguments])
     monkeypatch.setattr(flags, "FLAGS", given)
-    config = avb.Config(refinements=given.refinements)
-    ((_, of_gaussian),) = sweep._runs(config, sweep.VAES).values()
-    assert of_gaussian.refinement_steps == steps
+    config = avb.Config(latent_dim=2, **{name: given[name].value for name in sweep.TOLD})
+    own = {"gaussian": {**sweep.VAES["gaussian"], "survey": 8}}
+    ((_, of_gaussian),) = sweep._runs(config, own).values()
+    assert (of_gaussian.refinement_steps, of_gaussian.survey_side) == told
 
 
 def test_a_sweep_is_no_run_of_several_processes(monkeypatch, tmp_path):
