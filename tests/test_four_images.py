@@ -88,7 +88,7 @@ def test_the_likelihood_comes_close_to_its_limit(loss, x):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_the_default_settings_reach_the_target(seed, tmp_path):
-    """`experiments/toy.py` as it is: at least −1.400 nats on each of five seeds."""
+    """`experiments/toy.py` as it is: at least −1.390 nats on each of five seeds."""
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, root / "experiments/toy.py", f"--seed={seed}"]
     # As a user runs it: on the one device there is, compiled with every pass.
@@ -99,4 +99,4 @@ def test_the_default_settings_reach_the_target(seed, tmp_path):
     )
     entries = json.loads((tmp_path / "avb/evaluation.json").read_text())
     exact = next(entry["value"] for entry in entries if entry["kind"] == "exact")
-    assert -1.400 <= exact <= LIMIT + 1e-5
+    assert -1.390 <= exact <= LIMIT + 1e-5
