@@ -22,7 +22,7 @@ Changes = Mapping[str, Any]  # of a config, field by field
 EXPLICIT: Changes = {
     "refinements": None, "contrast": None, "num_samples": None, "critic_samples": None
 }  # fmt: skip
-TOLD = ("refinements", "survey")  # of these the command line decides, where it gives them
+TOLD = ("refinements", "survey")  # where given, the command line's and not the posterior's own
 VAES = {name: {"encoder": name, **EXPLICIT} for name in EXPLICIT_ENCODERS}
 
 
