@@ -18,6 +18,7 @@ from avb_jax.types import Array, Key, Tree
 
 ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
+LOST = 1.0  # nats above the least held-out loss, from where a descent does not come back
 MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what Adam takes, in that of the matrices
 LARGEST = 128  # smaller side of a matrix that Muon takes: others cost it more than their gradient
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
@@ -85,7 +86,8 @@ def descend(
 
     The learning rate falls by a cosine to nothing at the last step. A plateau of the held-out
     loss brings that nearer: as many steps again as have been taken. A step whose gradient is not
-    finite, for draws that are far out, is not taken.
+    finite, for draws that are far out, is not taken. A round that ends a nat above the least, or
+    not finite, is undone: the descent goes on from the best parameters, at half the rate.
 
     Args:
         loss: (params, draws, key) -> scalar.
@@ -134,6 +136,8 @@ def descend(
             most = min(most, 2 * taken)
         if value < least:
             best, least = params, value
+        elif not value < least + LOST:
+            params, opt_state, rate = best, optimizer.init(best), rate / 2
         bar.update(count)
         bar.set_postfix(held_out_loss=f"{least:.4f}", refresh=False)
     return best, taken
