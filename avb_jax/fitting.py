@@ -79,6 +79,27 @@ def _muon() -> optax.GradientTransformation:
     return optax.apply_if_finite(clipped, max_consecutive_errors=ROUND)
 
 
+def _steps(
+    optimizer: optax.GradientTransformation, loss: Callable, draw: Callable, held_out: Callable
+) -> Callable:
+    """One round: (params, opt_state, keys, rate) -> (params, opt_state, held-out loss)."""
+
+    @jax.jit
+    def steps(params, opt_state, keys, rate):
+        def one(carry, key):
+            params, opt_state = carry
+            key_draw, key_loss = jax.random.split(key)
+            gradient = jax.grad(loss)(params, draw(key_draw), key_loss)
+            with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
+                updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return (jax.tree.map(lambda p, u: p + rate * u, params, updates), opt_state), None
+
+        (params, opt_state), _ = jax.lax.scan(one, (params, opt_state), keys)
+        return params, opt_state, held_out(params)
+
+    return steps
+
+
 def descend(
     key: Key, params: Tree, loss: Callable, draw: Callable, stop, pace: Pace, bar: tqdm
 ) -> tuple[Tree, int]:
@@ -105,19 +126,7 @@ def descend(
     def held_out(params):
         return jnp.mean(jax.lax.map(lambda batch: loss(params, *batch), stop))
 
-    @jax.jit
-    def steps(params, opt_state, keys, rate):
-        def one(carry, key):
-            params, opt_state = carry
-            key_draw, key_loss = jax.random.split(key)
-            gradient = jax.grad(loss)(params, draw(key_draw), key_loss)
-            with jax.numpy_dtype_promotion("standard"):  # optax itself mixes dtypes
-                updates, opt_state = optimizer.update(gradient, opt_state, params)
-            return (jax.tree.map(lambda p, u: p + rate * u, params, updates), opt_state), None
-
-        (params, opt_state), _ = jax.lax.scan(one, (params, opt_state), keys)
-        return params, opt_state, held_out(params)
-
+    steps = _steps(optimizer, loss, draw, held_out)
     best, least = params, float(jax.jit(held_out)(params))
     if not math.isfinite(least):
         raise FloatingPointError(

@@ -7,7 +7,7 @@ writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made ag
 .png into --workdir. On one core a fit takes one to two minutes with D = 1 and 2, two to six from
 D = 4 to 32, and six to ten given x. By default the RMSE of log q̂ is at most 0.041 nats with D = 1
 to 4 and 0.13 with D = 8; with D = 16 and 32 it is at most 0.06 and 0.09 for six of eight samplers,
-0.3 and 0.6 for two: docs/results.md, "How right is a critic?".
+0.3 and 0.6 for two; given x 0.081 with D = 2: docs/results.md, "How right is a critic?".
 """
 
 import itertools

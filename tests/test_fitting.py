@@ -9,7 +9,7 @@ from avb_jax.fitting import Pace, descend
 
 
 @pytest.mark.parametrize("beyond", [jnp.nan, 1e12])
-def test_a_descent_that_is_lost_goes_back_and_on_more_slowly(beyond):
+def test_a_descent_that_is_lost_goes_back_and_on_more_slowly(beyond, key):
     """To the foot of a slope, past which nothing leads back; at the first rate it goes too far."""
 
     def loss(params, draws, key):
@@ -20,7 +20,7 @@ def test_a_descent_that_is_lost_goes_back_and_on_more_slowly(beyond):
     stop = (jnp.zeros(1), jax.random.split(jax.random.key(1), 1))
     with tqdm(disable=True) as bar:
         best, taken = descend(
-            jax.random.key(0),
+            key,
             {"x": jnp.float32(0.0)},
             loss,
             lambda key: jnp.float32(0.0),
