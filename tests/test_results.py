@@ -66,7 +66,7 @@ def test_critics_are_as_right_as_the_page_says():
             seen.add((row["sampler"], row["dim"], row["conditional"]))
             assert round(row["rmse"], 3) <= most[row["dim"]], row
             assert abs(row["kl_estimate"] - row["kl"]) < 0.02, row
-    assert len(seen) >= 8 * 3 - 2 + 8  # q(z) with D = 1, 4 and 16; q(z|x) with D = 2
+    assert len(seen) >= 8 * 4 - 2 + 8  # q(z) with D = 1, 4, 8 and 16; q(z|x) with D = 2
 
 
 def test_the_ablation_is_told_as_it_was_measured():
