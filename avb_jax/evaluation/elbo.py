@@ -23,7 +23,7 @@ IMAGES = 1000  # whose posteriors are fitted, and bracketed
 GRID_IMAGES = 20  # the same, where they are put on a grid too
 DRAWS = 2**14  # of q, over all images; at least 32 for each
 GRID_KERNELS = 2**25  # over all of them
-KERNELS = 2**22  # over all images; at least 4096 and at most 2^20 for each
+KERNELS = 2**23  # over all images; at least 4096 and at most 2^21 for each
 ROWS = 512  # draws on the device at once
 
 Entry = dict[str, Any]  # of evaluation.json
@@ -196,7 +196,7 @@ def _by_grid(model: Any, params: Tree, key: Key, x: Array) -> list[Entry]:
 
 def _by_bracket(model: Any, params: Tree, key: Key, x: Array, progress: bool) -> list[Entry]:
     draws, batch_size = _sizes(x)
-    kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**20)))
+    kernels = 2 ** int(np.log2(np.clip(KERNELS // len(x), 4096, 2**21)))
     counts = {"num_samples": draws, "num_kernels": kernels}
 
     def of_batch(index, x):
