@@ -57,16 +57,18 @@ def test_four_images_are_within_four_thousandths_of_the_best():
 def test_critics_are_as_right_as_the_page_says():
     """By the logistic loss on what `best` takes; two random flows are not, above D = 8."""
     rows = (ROOT / "results" / "critic_accuracy" / "critic_accuracy.jsonl").read_text()
-    most = {1: 0.041, 2: 0.081, 4: 0.041, 8: 0.152, 16: 0.06, 32: 0.09}
+    most = {1: 0.02, 2: 0.03, 4: 0.036, 8: 0.127, 16: 0.06, 32: 0.093}
+    given_x = {2: 0.058, 8: 0.152}
     hard, seen = {"coupling", "autoregressive"}, set()
     for row in map(json.loads, rows.splitlines()):
         if row["loss"] == "exp_as_written":
             assert row["rmse"] > 2.0, row
         elif row["contrast"] == "best" and (row["dim"] <= 8 or row["sampler"] not in hard):
             seen.add((row["sampler"], row["dim"], row["conditional"]))
-            assert round(row["rmse"], 3) <= most[row["dim"]], row
+            bound = (given_x if row["conditional"] else most)[row["dim"]]
+            assert round(row["rmse"], 3) <= bound, row
             assert abs(row["kl_estimate"] - row["kl"]) < 0.02, row
-    assert len(seen) >= 8 * 4 - 2 + 8  # q(z) with D = 1, 4, 8 and 16; q(z|x) with D = 2
+    assert len(seen) == 8 * 6 - 2 * 2 + 8 * 2  # q(z) but for what is hard, and q(z|x)
 
 
 def test_the_ablation_is_told_as_it_was_measured():
