@@ -22,7 +22,7 @@ CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 CERTAINLY = 2.0  # standard errors of held-out loss that a critic must gain on none
 HELD_OUT_BATCHES = 16  # behind the decision to stop, that to keep s, and the calibration
 CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
-CONTRAST_PATIENCE, CRITIC_PATIENCE = 8, 4  # rounds
+CONTRAST_PATIENCE, CRITIC_PATIENCE = 8, 2  # rounds
 KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture", "keep")  # of what a fit draws
 # What `Problem.ratios` returns, of batches of draws, and the rows of their x.
 Fresh = tuple[tuple[Array, Array, Array], Array | None]

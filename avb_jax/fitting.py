@@ -19,7 +19,8 @@ from avb_jax.types import Array, Key, Tree
 ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
 LOST = 1.0  # nats above the least held-out loss, from where a descent does not come back
-MOMENTUM, ADAM_SHARE = 0.99, 0.3  # of Muon; the rate of what Adam takes, in that of the matrices
+MOMENTUM, ITERATIONS = 0.99, 3  # of Muon, and of its orthogonalisation
+ADAM_SHARE = 0.3  # the rate of what Adam takes, in that of the matrices
 LARGEST = 128  # smaller side of a matrix that Muon takes: others cost it more than their gradient
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
 
@@ -72,6 +73,7 @@ def _muon() -> optax.GradientTransformation:
     muon = optax.contrib.muon(
         1.0,
         beta=MOMENTUM,
+        ns_steps=ITERATIONS,
         adam_learning_rate=ADAM_SHARE,
         muon_weight_dimension_numbers=partial(jax.tree.map, _orthogonalised),
     )

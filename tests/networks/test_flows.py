@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from avb_jax.networks.flows import CouplingFlow, MixtureFlow
+from avb_jax.networks.flows import CouplingFlow, MixtureFlow, squash
 
 S, B, D, F = 5, 2, 3, 4
 FLOW = MixtureFlow(width=8, components=3, trunk_width=8, depth=1)
@@ -76,6 +76,14 @@ def test_fresh_couplings_only_exchange_halves():
     u, log_scale = CouplingFlow(count=2).init_with_output(jax.random.key(0), None, z)[0]
     np.testing.assert_allclose(log_scale, 0.0, atol=0.2)
     np.testing.assert_allclose(u, z, atol=0.3)
+
+
+@pytest.mark.parametrize("x, value", [(0.75, 0.6), (-0.75, -0.6), (1e30, 0.0), (-1e30, 0.0)])
+def test_what_is_squashed_stays_finite(x, value):
+    """Also where x² does not: nothing is left of x there, and of its slope."""
+    found, slope = jax.value_and_grad(squash)(x)
+    assert found == pytest.approx(value)
+    assert slope == pytest.approx(0.512 if abs(x) < 1.0 else 0.0)  # (1 + x²)^−3/2
 
 
 def test_far_tails_stay_finite_and_ordered():
