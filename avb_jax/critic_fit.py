@@ -21,7 +21,7 @@ WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alon
 CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 CERTAINLY = 2.0  # standard errors of held-out loss that a critic must gain on none
 HELD_OUT_BATCHES = 16  # behind the decision to stop, that to keep s, and the calibration
-CONTRAST_RATE, CRITIC_RATE = 1e-2, 1e-3  # first learning rates
+CONTRAST_RATE, CONTRAST_RATE_GIVEN_X, CRITIC_RATE = 1e-2, 4e-3, 1e-3  # first learning rates
 CONTRAST_PATIENCE, CRITIC_PATIENCE = 8, 2  # rounds
 KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture", "keep")  # of what a fit draws
 # What `Problem.ratios` returns, of batches of draws, and the rows of their x.
@@ -164,6 +164,7 @@ def _train(
     They descend on draws by `draw`, and stop by draws by `other`.
     """
     example = jax.jit(draw)(keys["init"])
+    rate = CONTRAST_RATE_GIVEN_X if critic.conditional else CONTRAST_RATE
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
     fitted, most = [], 0
@@ -171,7 +172,7 @@ def _train(
         alpha, steps = jax.jit(reference.init)(keys["init"], example), 0
         if alpha:
             most, of_r = bar.total * 2 // 3, reference.likelihood_loss
-            pace = Pace(CONTRAST_RATE, most, CONTRAST_PATIENCE)
+            pace = Pace(rate, most, CONTRAST_PATIENCE)
             alpha, steps = descend(keys["r"], alpha, of_r, draw, stop, pace, bar)
         fitted.append((reference, alpha, steps))
     if len(fitted) > 1:  # one alone needs no look at its loss, which has to be compiled
