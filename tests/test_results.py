@@ -55,20 +55,21 @@ def test_four_images_are_within_four_thousandths_of_the_best():
 
 
 def test_critics_are_as_right_as_the_page_says():
-    """By the logistic loss on what `best` takes; two random flows are not, above D = 8."""
+    """By the logistic loss on what `best` takes; two random flows are less so, above D = 8."""
     rows = (ROOT / "results" / "critic_accuracy" / "critic_accuracy.jsonl").read_text()
-    most = {1: 0.02, 2: 0.03, 4: 0.036, 8: 0.127, 16: 0.06, 32: 0.093}
-    given_x = {2: 0.058, 8: 0.152}
-    hard, seen = {"coupling", "autoregressive"}, set()
+    most = {1: 0.02, 2: 0.03, 4: 0.036, 8: 0.121, 16: 0.06, 32: 0.093}
+    given_x, seen = {2: 0.058, 8: 0.148}, set()
+    flows = {"coupling": {16: 0.202, 32: 0.443}, "autoregressive": {16: 0.255, 32: 0.609}}
     for row in map(json.loads, rows.splitlines()):
         if row["loss"] == "exp_as_written":
             assert row["rmse"] > 2.0, row
-        elif row["contrast"] == "best" and (row["dim"] <= 8 or row["sampler"] not in hard):
+        elif row["contrast"] == "best":
             seen.add((row["sampler"], row["dim"], row["conditional"]))
+            hard = flows.get(row["sampler"], {}).get(row["dim"])
             bound = (given_x if row["conditional"] else most)[row["dim"]]
-            assert round(row["rmse"], 3) <= bound, row
-            assert abs(row["kl_estimate"] - row["kl"]) < 0.02, row
-    assert len(seen) == 8 * 6 - 2 * 2 + 8 * 2  # q(z) but for what is hard, and q(z|x)
+            assert round(row["rmse"], 3) <= (hard or bound), row
+            assert hard or abs(row["kl_estimate"] - row["kl"]) < 0.02, row
+    assert len(seen) == 8 * 6 + 8 * 2  # q(z), and q(z|x)
 
 
 def test_the_ablation_is_told_as_it_was_measured():
