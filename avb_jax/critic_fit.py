@@ -164,9 +164,9 @@ def _train(
     They descend on draws by `draw`, and stop by draws by `other`.
     """
     example = jax.jit(draw)(keys["init"])
-    rate = CONTRAST_RATE_GIVEN_X if critic.conditional else CONTRAST_RATE
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
+    rate = CONTRAST_RATE_GIVEN_X if critic.conditional else CONTRAST_RATE
     fitted, most = [], 0
     for reference in references:
         alpha, steps = jax.jit(reference.init)(keys["init"], example), 0
