@@ -17,8 +17,6 @@ from avb_jax.types import Array, Gaussian, Key, Moments, Tree
 POOL = 65_536  # draws behind the moments that z is standardised by
 MIXTURE_POOLS, MIXTURE_VALUES = 4, 2**23  # as many of those behind a mixture, but no more values
 TRUNK_WIDTH = 256
-# Of the flow's networks, one for each dimension: wider where they are few.
-FLOW_UNITS, FLOW_WIDTHS = 512, (16, 128)
 # Times D, of a coordinate's variance: what it must have that the ones before it do not explain. In
 # float32 a factor's pivots are wrong by up to (D + 1) 1.2e-7 of it, and by what the sums have lost.
 LEAST_SHARE = 2e-6
@@ -110,9 +108,8 @@ def build_references(
     if contrast == "mixture" or (contrast == "best" and not given_x):
         found.append(Reference(pool, _mixture(pool, draw, other, keys["mixture"])))
     if contrast in ("flow", "best"):
-        width = max(FLOW_WIDTHS[0], min(FLOW_WIDTHS[1], FLOW_UNITS // dim))
         couplings = CouplingFlow() if dim > 1 else None
-        found.append(Reference(pool, None, gaussian, couplings, MixtureFlow(width)))
+        found.append(Reference(pool, None, gaussian, couplings, MixtureFlow()))
     return found or [Reference(pool, gaussian=gaussian)]
 
 

@@ -77,19 +77,15 @@ class CouplingFlow(nn.Module):
 
 
 class MixtureFlow(nn.Module):
-    """u_d = Φ⁻¹(F_d(z_d | z_<d, context)): (context, z [S, B, D]) -> (u [S, B, D], log r [S, B]).
+    """u_d = Φ⁻¹(F_d(z_d | context)): (context, z [S, B, D]) -> (u [S, B, D], log r [S, B]), nats.
 
-    F_d is the distribution function of a mixture of Gaussians whose weights, means and scales
-    are an MLP's, one for each d. If z ~ r then u ~ N(0, I), and log r(z) = Σ_d log F_d′, nats:
-    the density is that of Uria, Murray and Larochelle, "RNADE", NIPS 2013, and the map an
-    autoregressive flow (Papamakarios et al., JMLR 2021, section 3.1). It is exact for mixtures
-    of Gaussians and for any chain of conditional Gaussians that the MLPs can follow.
+    F_d is the distribution function of a mixture of Gaussians, one for each d. If z ~ r then
+    u ~ N(0, I), and log r(z) = Σ_d log F_d′: the marginal Gaussianisation of Chen and Gopinath,
+    "Gaussianization", NIPS 2000. It is exact for products of such mixtures.
 
     The context is [B, F] or images, or None for one density alone.
     """
 
-    width: int = 64
-    depth: int = 1
     components: int = 8
     trunk_width: int = 256
     trunk_depth: int = 2
@@ -109,33 +105,18 @@ class MixtureFlow(nn.Module):
         return u.T.reshape(z.shape), log_density.reshape(z.shape[:-1])
 
     def _mixtures(self, context: Array | None, columns: Array) -> Array:
-        """Logits, means and log-scales of each dimension's mixture: [D, 3 K, S B]."""
-        (dim, rows), width, count = columns.shape, self.width, self.components
-        past = jnp.tril(jnp.ones((dim, dim), columns.dtype), -1)
-        kernel = self._kernel("past", (dim, width, dim), 1.0) * past[:, None]
-        h = (kernel.reshape(-1, dim) @ columns).reshape(dim, width, rows)
-        h = h + self._bias("past_bias", (dim, width, 1))
-        if context is not None:
-            features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
-            shared = nn.Dense(dim * width, use_bias=False)(features).T.reshape(dim, width, -1)
-            h = h + jnp.tile(shared, (1, 1, rows // shared.shape[-1]))
-        h = squash(h)
-        for layer in range(self.depth):
-            kernel = self._kernel(f"hidden_{layer}", (dim, width, width), 1.0)
-            bias = self._bias(f"hidden_bias_{layer}", (dim, width, 1))
-            h = h + squash(jnp.einsum("dvw,dwn->dvn", kernel, h) + bias)
-        out = jnp.einsum("dvw,dwn->dvn", self._kernel("out", (dim, 3 * count, width), 0.1), h)
+        """Logits, means and log-scales of each dimension's mixture: [D, 3 K, S B or 1]."""
+        (dim, rows), count = columns.shape, self.components
         means = jnp.linspace(-1.2, 1.2, count, dtype=columns.dtype)
         start = jnp.concatenate([jnp.zeros_like(means), means, jnp.full_like(means, -0.5)])
-        return out + self._bias("out_bias", (dim, 3 * count, 1)) + start[None, :, None]
-
-    def _kernel(self, name: str, shape: tuple[int, int, int], gain: float) -> Array:
-        """A matrix for each dimension, [D, out, in]."""
-        start = nn.initializers.normal(gain / max(shape[-1], 1) ** 0.5)
-        return self.param(name, start, shape, jnp.float32)
-
-    def _bias(self, name: str, shape: tuple[int, int, int]) -> Array:
-        return self.param(name, zeros, shape, jnp.float32)
+        bias = self.param("bias", zeros, (dim, 3 * count, 1), jnp.float32)
+        out = bias + start[None, :, None]
+        if context is None:
+            return out
+        features = MLP(self.trunk_width, self.trunk_depth)(flatten_context(context))
+        moved = nn.Dense(dim * 3 * count, use_bias=False, kernel_init=zeros)(features)
+        moved = moved.T.reshape(dim, 3 * count, -1)
+        return out + jnp.tile(moved, (1, 1, rows // moved.shape[-1]))
 
 
 class FlowEncoder(nn.Module):
