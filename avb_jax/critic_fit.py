@@ -122,9 +122,9 @@ def fit_critic(
             itself where it makes fresh draws. For a sampler that draws from a finite pool.
         context: x [B, ...] -> [B, F], what the critic is to see of x; x itself if not given.
         contrast: `prior` (N(0, I)), `moments` (of q, without x), `learned` (a Gaussian that x
-            moves), `mixture` (of at most 8 Gaussians, without x), `flow` (a `CouplingFlow` and a
-            `MixtureFlow`, after moments, and a `learned` one with x), `best` (without x the
-            mixture, unless the flow is clearly likelier on held-out draws; with x the flow).
+            moves), `mixture` (of at most 8 Gaussians, without x), `flow` (a `ContrastFlow`,
+            after moments, and a `learned` one with x), `best` (without x the mixture, unless the
+            flow is clearly likelier on held-out draws; with x the flow).
         loss: the critic's, one of `CRITIC_LOSSES`.
         batch_size: draws of q, and of r, for each step.
         max_steps: at most two thirds of them for the contrast where that is fitted, the others

@@ -11,7 +11,7 @@ from avb_jax import gaussian_mixture
 from avb_jax.densities import log_prior
 from avb_jax.gaussian_mixture import GaussianMixture
 from avb_jax.networks.critics import LearnedContrast
-from avb_jax.networks.flows import CouplingFlow, MixtureFlow
+from avb_jax.networks.flows import ContrastFlow
 from avb_jax.types import Array, Gaussian, Key, Moments, Tree
 
 POOL = 65_536  # draws behind the moments that z is standardised by
@@ -39,17 +39,14 @@ class Reference(NamedTuple):
     pool: Gaussian | None = None
     mixture: GaussianMixture | None = None
     gaussian: LearnedContrast | None = None
-    couplings: CouplingFlow | None = None
-    flow: MixtureFlow | None = None
+    flow: ContrastFlow | None = None
 
     def init(self, key: Key, draws: Draws) -> Tree:
-        params, z = {}, draws.z[:1]
+        params = {}
         if self.gaussian:
             params["gaussian"] = self.gaussian.init(key, draws.context)
-        if self.couplings:
-            params["couplings"] = self.couplings.init(key, draws.context, z)
         if self.flow:
-            params["flow"] = self.flow.init(key, draws.context, z)
+            params["flow"] = self.flow.init(key, draws.context, draws.z[:1])
         return params
 
     def coordinates(self, params: Tree, draws: Draws) -> tuple[Array, Array]:
@@ -67,9 +64,6 @@ class Reference(NamedTuple):
         log_scale = log_scale[None]
         if self.mixture:
             return u, gaussian_mixture.log_density(self.mixture, u) - log_scale
-        if self.couplings:
-            u, log_turn = self.couplings.apply(params["couplings"], draws.context, u)
-            log_scale = log_scale - log_turn
         if self.flow:
             u, log_density = self.flow.apply(params["flow"], draws.context, u)
             return u, log_density - log_scale
@@ -108,8 +102,7 @@ def build_references(
     if contrast == "mixture" or (contrast == "best" and not given_x):
         found.append(Reference(pool, _mixture(pool, draw, other, keys["mixture"])))
     if contrast in ("flow", "best"):
-        couplings = CouplingFlow() if dim > 1 else None
-        found.append(Reference(pool, None, gaussian, couplings, MixtureFlow()))
+        found.append(Reference(pool, gaussian=gaussian, flow=ContrastFlow()))
     return found or [Reference(pool, gaussian=gaussian)]
 
 

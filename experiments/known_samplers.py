@@ -16,6 +16,7 @@ from jax.scipy.special import logsumexp
 
 from avb_jax.densities import LOG_2PI, log_prior
 
+HIDDEN = 16  # units of each random network
 X_DIM = 2  # of the x that `conditional` lets move a sampler
 
 
@@ -39,11 +40,16 @@ def _rotated(known: Known, rng, dim: int) -> Known:
     )
 
 
-def _network(rng, inputs: int, outputs: int, gain: float, hidden: int = 16) -> Callable:
+def _weights(rng, inputs: int, outputs: int, gain: float) -> tuple[np.ndarray, ...]:
+    """w, b and v of a random network tanh(u w + b) v, whose size is about `gain`."""
+    shapes = ((inputs, HIDDEN), (1, HIDDEN), (HIDDEN, outputs))
+    w, b, v = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    return w / max(inputs, 1) ** 0.5, b, gain * v / HIDDEN**0.5
+
+
+def _network(rng, inputs: int, outputs: int, gain: float) -> Callable:
     """A fixed random function [n, inputs] -> [n, outputs] of size about `gain`."""
-    shapes = ((inputs, hidden), (1, hidden), (hidden, outputs))
-    w, b, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
-    w, v = w / max(inputs, 1) ** 0.5, gain * v / hidden**0.5
+    w, b, v = (jnp.asarray(a) for a in _weights(rng, inputs, outputs, gain))
     return lambda u: jnp.tanh(u @ w + b) @ v
 
 
@@ -106,25 +112,42 @@ def autoregressive(rng, dim: int) -> Known:
     """z_d = μ_d(z_<d) + exp(a_d(z_<d)) ε_d, with random networks μ and a, then turned."""
     if dim == 1:
         return sinh_arcsinh(rng, dim)
-    nets = [(_network(rng, d, 1, 0.7), _network(rng, d, 1, 0.4)) for d in range(1, dim)]
+    networks = _of_those_before(rng, dim)
+
+    def moves(z, network):
+        """μ_d and a_d, [2, n]: z [D, n]."""
+        w, b, v = network
+        return v @ jnp.tanh(w @ z + b)
 
     def sample(key, n):
-        noise = jax.random.normal(key, (n, dim))
-        z = noise[:, :1]
-        for d, (shift, scale) in enumerate(nets, start=1):
-            new = noise[:, d : d + 1] * jnp.exp(scale(z)) + shift(z)
-            z = jnp.concatenate([z, new], axis=-1)
-        return z
+        def add(z, this):
+            d, noise, network = this
+            shift, log_scale = moves(z, network)
+            return z.at[d].set(shift + jnp.exp(log_scale) * noise), None
+
+        noise = jax.random.normal(key, (n, dim)).T
+        return jax.lax.scan(add, jnp.zeros((dim, n)), (jnp.arange(dim), noise, networks))[0].T
 
     def log_density(z):
-        noise, log_scale = [z[:, :1]], jnp.zeros(len(z))
-        for d, (shift, scale) in enumerate(nets, start=1):
-            past = z[:, :d]
-            noise.append((z[:, d : d + 1] - shift(past)) * jnp.exp(-scale(past)))
-            log_scale = log_scale + scale(past)[:, 0]
-        return log_prior(jnp.concatenate(noise, axis=-1)) - log_scale
+        shift, log_scale = jax.lax.map(lambda network: moves(z.T, network), networks).swapaxes(0, 1)
+        return log_prior(((z.T - shift) * jnp.exp(-log_scale)).T) - jnp.sum(log_scale, axis=0)
 
     return _rotated(Known(sample, log_density), rng, dim)
+
+
+def _of_those_before(rng, dim: int) -> tuple[jax.Array, ...]:
+    """Networks of shift and log-scale of each coordinate, side by side: w, b, v, stacked.
+
+    w is [D, units, D], 0 for what is not before the coordinate, b [D, units, 1], v [D, 2, units].
+    """
+    w, b = np.zeros((dim, 2 * HIDDEN, dim)), np.zeros((dim, 2 * HIDDEN, 1))
+    v = np.zeros((dim, 2, 2 * HIDDEN))
+    for d in range(1, dim):
+        for output, gain in enumerate((0.7, 0.4)):
+            units = slice(output * HIDDEN, (output + 1) * HIDDEN)
+            into, bias, out = _weights(rng, d, 1, gain)
+            w[d, units, :d], b[d, units], v[d, output, units] = into.T, bias.T, out[:, 0]
+    return tuple(jnp.asarray(a, jnp.float32) for a in (w, b, v))
 
 
 def mixture(rng, dim: int, components: int = 4) -> Known:
