@@ -21,7 +21,8 @@ WITHOUT_X, WITH_X = ("moments", "mixture"), ("learned",)  # of those, where alon
 CLEARLY = 1e-3  # nats of held-out likelihood that a flow must gain on a mixture
 CERTAINLY = 2.0  # standard errors of held-out loss that a critic must gain on none
 HELD_OUT_BATCHES = 16  # behind the decision to stop, that to keep s, and the calibration
-CONTRAST_RATE, CONTRAST_RATE_GIVEN_X, CRITIC_RATE = 1e-2, 4e-3, 1e-3  # first learning rates
+# First learning rates, of matrices and of all else.
+CONTRAST_RATES, CONTRAST_RATES_GIVEN_X, CRITIC_RATES = (1e-2, 3e-3), (4e-3, 3e-3), (1e-3, 3e-4)
 CONTRAST_PATIENCE, CRITIC_PATIENCE = 8, 2  # rounds
 KEYS = ("r", "s", "init", "pool", "stop", "test", "mixture", "keep")  # of what a fit draws
 # What `Problem.ratios` returns, of batches of draws, and the rows of their x.
@@ -166,13 +167,13 @@ def _train(
     example = jax.jit(draw)(keys["init"])
     batches = jax.random.split(keys["stop"], HELD_OUT_BATCHES)
     stop = (jax.jit(partial(jax.lax.map, other))(batches), batches)
-    rate = CONTRAST_RATE_GIVEN_X if critic.conditional else CONTRAST_RATE
+    rates = CONTRAST_RATES_GIVEN_X if critic.conditional else CONTRAST_RATES
     fitted, most = [], 0
     for reference in references:
         alpha, steps = jax.jit(reference.init)(keys["init"], example), 0
         if alpha:
             most, of_r = bar.total * 2 // 3, reference.likelihood_loss
-            pace = Pace(rate, most, CONTRAST_PATIENCE)
+            pace = Pace(*rates, most, CONTRAST_PATIENCE)
             alpha, steps = descend(keys["r"], alpha, of_r, draw, stop, pace, bar)
         fitted.append((reference, alpha, steps))
     if len(fitted) > 1:  # one alone needs no look at its loss, which has to be compiled
@@ -180,7 +181,7 @@ def _train(
     reference, alpha, of_contrast = fitted[0]
     problem = Problem(reference, critic, loss)
     psi = jax.jit(critic.init)(keys["init"], example.context, example.z[:1])
-    pace = Pace(CRITIC_RATE, bar.total - most, CRITIC_PATIENCE)
+    pace = Pace(*CRITIC_RATES, bar.total - most, CRITIC_PATIENCE)
     of_s = partial(problem.critic_loss, alpha)
     psi, of_critic = descend(keys["s"], psi, of_s, draw, stop, pace, bar)
     return problem, alpha, psi, (of_contrast, of_critic)

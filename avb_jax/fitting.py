@@ -20,7 +20,6 @@ ROUND = 250  # steps between two looks at the held-out loss
 IMPROVEMENT = 2e-4  # nats of held-out loss that a round must gain
 LOST = 1.0  # nats above the least held-out loss, from where a descent does not come back
 MOMENTUM, ITERATIONS = 0.99, 3  # of Muon, and of its orthogonalisation
-ADAM_SHARE = 0.3  # the rate of what Adam takes, in that of the matrices
 LARGEST = 128  # smaller side of a matrix that Muon takes: others cost it more than their gradient
 CLIP_NORM = 1.0  # of each gradient: `exp` has heavy ones
 
@@ -52,12 +51,14 @@ class Pace(NamedTuple):
     """Of a descent.
 
     Attributes:
-        rate: the first learning rate.
+        rate: the first learning rate of matrices, which are Muon's.
+        adam_rate: that of all else.
         most: steps, at most.
         patience: rounds without `IMPROVEMENT` that make a plateau.
     """
 
     rate: float
+    adam_rate: float
     most: int
     patience: int
 
@@ -68,13 +69,13 @@ def _orthogonalised(parameter: Array) -> optax.contrib.MuonDimensionNumbers | No
     return optax.contrib.MuonDimensionNumbers() if small else None
 
 
-def _muon() -> optax.GradientTransformation:
+def _muon(adam_rate: float) -> optax.GradientTransformation:
     """Muon at a rate of 1, clipped, and without the steps that are not finite."""
     muon = optax.contrib.muon(
         1.0,
         beta=MOMENTUM,
         ns_steps=ITERATIONS,
-        adam_learning_rate=ADAM_SHARE,
+        adam_learning_rate=adam_rate,
         muon_weight_dimension_numbers=partial(jax.tree.map, _orthogonalised),
     )
     clipped = optax.chain(optax.clip_by_global_norm(CLIP_NORM), muon)
@@ -123,7 +124,7 @@ def descend(
     Raises:
         FloatingPointError: if the loss is not finite at the start.
     """
-    optimizer = _muon()
+    optimizer = _muon(pace.adam_rate / pace.rate)
 
     def held_out(params):
         return jnp.mean(jax.lax.map(lambda batch: loss(params, *batch), stop))
@@ -135,7 +136,8 @@ def descend(
             "the draws of sample are not finite, or lie in less than dim dimensions: the loss is "
             f"{least} before the first step"
         )
-    (rate, most, patience), opt_state, stale, taken = pace, optimizer.init(params), 0, 0
+    rate, _, most, patience = pace
+    opt_state, stale, taken = optimizer.init(params), 0, 0
     while taken < most:
         count = min(ROUND, most - taken)
         now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + count / 2) / most))

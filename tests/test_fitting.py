@@ -25,7 +25,7 @@ def test_a_descent_that_is_lost_goes_back_and_on_more_slowly(beyond, key):
             loss,
             lambda key: jnp.float32(0.0),
             stop,
-            Pace(0.5, 6000, 100),
+            Pace(0.5, 0.15, 6000, 100),
             bar,
         )
     assert taken == 6000 and abs(float(best["x"]) - 1.0) < 5e-3
