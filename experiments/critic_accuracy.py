@@ -4,11 +4,11 @@
     python experiments/critic_accuracy.py --contrasts=moments,flow --losses=logistic,exp
 
 writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made again), .md and
-.png into --workdir. On one core a fit takes one to three minutes without x, five for
-`autoregressive` with D = 32, and four to five given x. By default the RMSE of log q̂ is at most
+.png into --workdir. On one core a fit takes one to three minutes without x, under four for
+`autoregressive` with D = 32, and three to four given x. By default the RMSE of log q̂ is at most
 0.094 nats with D = 1 to 4 and 0.12 with D = 8; with D = 16 and 32 it is at most 0.1 and 0.15 for
-six of eight samplers, 0.29 and 0.72 at most for two random flows; given x 0.058 with D = 2 and
-0.146 with D = 8:
+six of eight samplers, 0.3 and 0.64 at most for two random flows; given x 0.1 with D = 2 and 0.13
+with D = 8, but 0.18 at most for two of eight:
 docs/results.md, "How right is a critic?".
 """
 
