@@ -70,7 +70,7 @@ def _orthogonalised(parameter: Array) -> optax.contrib.MuonDimensionNumbers | No
 
 
 def _muon(adam_rate: float) -> optax.GradientTransformation:
-    """Muon at a rate of 1, clipped, and without the steps that are not finite."""
+    """Muon at a rate of 1, Adam at this one, clipped, and without the steps that are not finite."""
     muon = optax.contrib.muon(
         1.0,
         beta=MOMENTUM,
@@ -136,8 +136,7 @@ def descend(
             "the draws of sample are not finite, or lie in less than dim dimensions: the loss is "
             f"{least} before the first step"
         )
-    rate, _, most, patience = pace
-    opt_state, stale, taken = optimizer.init(params), 0, 0
+    rate, most, opt_state, stale, taken = pace.rate, pace.most, optimizer.init(params), 0, 0
     while taken < most:
         count = min(ROUND, most - taken)
         now = rate * (0.5 + 0.5 * math.cos(math.pi * (taken + count / 2) / most))
@@ -145,7 +144,7 @@ def descend(
         params, opt_state, value = steps(params, opt_state, keys, jnp.float32(now))
         value, taken = float(value), taken + count
         stale = 0 if value < least - IMPROVEMENT else stale + 1
-        if stale == patience:
+        if stale == pace.patience:
             most = min(most, 2 * taken)
         if value < least:
             best, least = params, value

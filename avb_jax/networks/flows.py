@@ -95,8 +95,8 @@ class MixtureFlow(nn.Module):
     @nn.compact
     def __call__(self, features: Array | None, z: Array) -> tuple[Array, Array]:
         columns = z.reshape(-1, z.shape[-1]).T  # [D, S B]: rows last throughout, for speed
-        log_weight, mean, log_scale, precision = self._mixtures(features, columns)
-        y = (columns[:, None] - mean) * precision
+        log_weight, mean, log_scale, inverse_scale = self._mixtures(features, columns)
+        y = (columns[:, None] - mean) * inverse_scale
         log_normal = -0.5 * (jnp.square(y) + LOG_2PI) - log_scale
         log_density = jnp.sum(logsumexp(log_weight + log_normal, axis=1), axis=0)
         below, above = (jnp.sum(jnp.exp(log_weight) * ndtr(side), axis=1) for side in (y, -y))

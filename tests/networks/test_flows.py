@@ -14,13 +14,13 @@ CONTEXT = np.random.default_rng(0).normal(size=(B, F))
 Z = np.random.default_rng(1).normal(size=(S, B, D))
 
 
-def _in_float64(flow, params, z):
+def _in_float64(flow, params, z, context=CONTEXT):
     """(u, log r or log |∂u/∂z|, its Jacobian at each z given its own context)."""
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: p.astype(np.float64), params)
         one = lambda z, c: flow.apply(params, c[None], z[None, None])[0][0, 0]  # noqa: E731
-        jacobian = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(one)), in_axes=(0, None)))(z, CONTEXT)
-        return *jax.jit(flow.apply)(params, CONTEXT, z), jacobian
+        jacobian = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(one)), in_axes=(0, None)))(z, context)
+        return *jax.jit(flow.apply)(params, context, z), jacobian
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -34,13 +34,15 @@ def test_log_density_is_that_of_the_map(dim, random_params):
 
 
 def test_mixtures_move_each_coordinate_alone(random_params):
-    """And in order: their Jacobian is diagonal and positive."""
+    """And in order: their Jacobian is diagonal and positive, and log r is log N(u) and its log."""
     flow = MixtureFlow(components=3)
     params = random_params(flow, CONTEXT.astype(np.float32), Z.astype(np.float32))
-    jacobian = _in_float64(flow, params, Z)[2]
+    u, log_density, jacobian = _in_float64(flow, params, Z)
     diagonal = np.diagonal(jacobian, axis1=-2, axis2=-1)
     np.testing.assert_array_equal(jacobian, diagonal[..., None] * np.eye(D))
     assert np.all(diagonal > 0.0)
+    expected = scipy.stats.norm.logpdf(u).sum(-1) + np.log(diagonal).sum(-1)
+    np.testing.assert_allclose(log_density, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -68,10 +70,12 @@ def test_each_density_depends_on_its_own_context_alone(random_params):
 
 @pytest.mark.parametrize("dim", [2, 5])
 def test_couplings_change_volume_as_they_say(dim, random_params):
-    """log |∂u/∂z| is that of the Jacobian."""
+    """log |∂u/∂z| is that of the Jacobian, for each z and its own context."""
     flow, z = CouplingFlow(3, 8), np.random.default_rng(2).normal(size=(S, B, dim))
     params = random_params(flow, CONTEXT.astype(np.float32), z.astype(np.float32))
-    _, log_scale, jacobian = _in_float64(flow, params, z)
+    u, log_scale, jacobian = _in_float64(flow, params, z)
+    alone, _, _ = _in_float64(flow, params, z[3:4, 1:2], CONTEXT[1:2])
+    np.testing.assert_allclose(u[3, 1], alone[0, 0], rtol=1e-6)
     np.testing.assert_allclose(log_scale, np.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
 
 
