@@ -4,12 +4,11 @@
     python experiments/critic_accuracy.py --contrasts=moments,flow --losses=logistic,exp
 
 writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made again), .md and
-.png into --workdir. On one core a fit takes one to three minutes without x, under four for
-`autoregressive` with D = 32, and three to four given x. By default the RMSE of log q̂ is at most
-0.094 nats with D = 1 to 4 and 0.12 with D = 8; with D = 16 and 32 it is at most 0.1 and 0.15 for
-six of eight samplers, 0.3 and 0.64 at most for two random flows; given x 0.1 with D = 2 and 0.13
-with D = 8, but 0.18 at most for two of eight:
-docs/results.md, "How right is a critic?".
+.png into --workdir. On one core a fit takes one to three minutes without x, in which a second core
+is of no use, under four for `autoregressive` with D = 32, and three to four given x. By default the
+RMSE of log q̂ is at most 0.08 nats with D = 1 to 4 and 0.143 with D = 8; with D = 16 and 32 it is
+at most 0.121 and 0.321 for six of eight samplers, 0.3 and 0.64 for two random flows; given x 0.083
+with D = 2 and 0.152 with D = 8: docs/results.md, "How right is a critic?".
 """
 
 import itertools
@@ -28,7 +27,8 @@ from avb_jax.choices import CRITIC_LOSSES
 from avb_jax.critic_fit import FIT_CONTRASTS, WITH_X, WITHOUT_X
 from avb_jax.files import write_atomically
 
-DRAWS, DATA = 20_000, 20_000  # fresh draws of q behind each number; x of the conditional ones
+DRAWS = 20_000  # fresh draws of q behind each number, one for each of as many fresh x
+DATA = 200_000  # x that a fit is given: of 20,000 too few are as far out as some of the fresh ones
 IDENTITY = ("sampler", "conditional", "dim", "contrast", "loss", "seed")
 
 flags.DEFINE_list("samplers", list(SAMPLERS), f"of {', '.join(SAMPLERS)}")
