@@ -45,12 +45,14 @@ def accuracy_table(rows: Sequence[Row]) -> str:
 def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
     """RMSE and bias of log q̂ against D: a row of panels for each contrast and loss.
 
-    One with a single D is left to the table, unless there is nothing else.
+    One with a single D or sampler is left to the table, unless there is nothing else.
     """
-    dims: dict[tuple[str, str], set[int]] = {}
+    seen: dict[tuple[str, str], tuple[set[int], set[str]]] = {}
     for row in rows:
-        dims.setdefault((row["contrast"], row["loss"]), set()).add(row["dim"])
-    settings = [key for key in sorted(dims) if len(dims[key]) > 1] or sorted(dims)
+        dims, names = seen.setdefault((row["contrast"], row["loss"]), (set(), set()))
+        dims.add(row["dim"])
+        names.add(row["sampler"])
+    settings = [key for key in sorted(seen) if min(map(len, seen[key])) > 1] or sorted(seen)
     samplers = sorted({row["sampler"] for row in rows})
     colours = dict(zip(samplers, PALETTE, strict=False))
     with style():
@@ -62,6 +64,7 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
             "",
         )
         legend: dict[str, Any] = {}
+        right: list[Any] = []
         for number, setting in enumerate(settings):
             some = [row for row in rows if (row["contrast"], row["loss"]) == setting]
             top = number * (_HEIGHT + _GAP) + 0.2
@@ -73,7 +76,9 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
                 )
             handles, labels = axes.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
-        axes.legend(legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
+            right.append(axes)
+        found = dict(sorted(legend.items()))
+        right[0].legend(found.values(), found.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
         return page.save(Path(path))
 
 
