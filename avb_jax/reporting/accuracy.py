@@ -52,7 +52,8 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
         dims, names = seen.setdefault((row["contrast"], row["loss"]), (set(), set()))
         dims.add(row["dim"])
         names.add(row["sampler"])
-    settings = [key for key in sorted(seen) if min(map(len, seen[key])) > 1] or sorted(seen)
+    several = (key for key, (dims, names) in seen.items() if len(dims) > 1 and len(names) > 1)
+    settings = sorted(several) or sorted(seen)
     samplers = sorted({row["sampler"] for row in rows})
     colours = dict(zip(samplers, PALETTE, strict=False))
     with style():
