@@ -63,7 +63,7 @@ def test_critics_are_as_right_as_the_page_says():
     above |= {("autoregressive", 16): 0.303, ("autoregressive", 32): 0.644}
     for row in map(json.loads, rows.splitlines()):
         if row["loss"] == "exp_as_written":
-            let_go = row["kl_estimate"] == 0.0
+            let_go = (row["sampler"], row["dim"]) == ("coupling", 8) and row["kl_estimate"] == 0.0
             assert row["rmse"] > 2.0 or let_go, row
         elif row["contrast"] == "best":
             seen.add((row["sampler"], row["dim"], row["conditional"]))

@@ -78,8 +78,8 @@ def draw_accuracy(rows: Sequence[Row], path: Path) -> Path:
             handles, labels = axes.get_legend_handles_labels()
             legend |= dict(zip(labels, handles, strict=True))
             right.append(axes)
-        found = dict(sorted(legend.items()))
-        right[0].legend(found.values(), found.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
+        corner = right[0]
+        corner.legend(legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1.02, 1.0))
         return page.save(Path(path))
 
 
