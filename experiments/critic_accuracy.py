@@ -8,7 +8,7 @@ writes critic_accuracy.jsonl (one fit a line; a fit that is there is not made ag
 is of no use, under four for `autoregressive` with D = 32, and three to four given x. By default the
 RMSE of log q̂ is at most 0.08 nats with D = 1 to 4 and 0.143 with D = 8; with D = 16 and 32 it is
 at most 0.121 and 0.321 for six of eight samplers, 0.3 and 0.64 for two random flows; given x 0.083
-with D = 2 and 0.152 with D = 8: docs/results.md, "How right is a critic?".
+with D = 2, 0.144 with D = 4 and 0.152 with D = 8: docs/results.md, "How right is a critic?".
 """
 
 import itertools
